@@ -1,0 +1,3 @@
+"""Text2Video: films from a sentence with ModelScope text2video and its family."""
+
+__version__ = "0.1.0"

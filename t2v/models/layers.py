@@ -1,0 +1,98 @@
+"""The few layers all networks share.
+
+Two ideas live here. Weights keep the precision and the place they were loaded in (fp16 in a mapped file, say)
+and are brought to the activations layer by layer, so nothing holds a second copy of a model. And video
+activations are laid out `b f h w c`, channels last: a linear layer sees rows, a spatial convolution sees
+`(b f) c h w` and a temporal one `b c f (h w)`, all of them views of the same memory.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+MAX_ROWS = 65_535  # rows x heads that CUDA's attention kernels take in one launch
+
+
+def like(weight: Tensor | None, x: Tensor) -> Tensor | None:
+    """`weight` in the precision and on the device of `x`; itself when it is there already."""
+    return None if weight is None else weight.to(x.device, x.dtype)
+
+
+class Linear(nn.Linear):
+    """`... d_in -> ... d_out`, at the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.device, x.dtype), like(self.bias, x))
+
+
+class LayerNorm(nn.LayerNorm):
+    """Over the last axis, at the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, like(self.weight, x), like(self.bias, x), self.eps)
+
+
+class Conv2d(nn.Conv2d):
+    """Spatial convolution of pictures, `b c h w`, at the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight.to(x.device, x.dtype), like(self.bias, x))
+
+
+class GroupNorm(nn.GroupNorm):
+    """32 groups, as everywhere in this family, over all axes but the first two: `b c ...`."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(32, channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.num_groups, like(self.weight, x), like(self.bias, x), self.eps)
+
+
+class FrameNorm(GroupNorm):
+    """GroupNorm of each frame by itself, `b f h w c`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = super().forward(rearrange(x, "b f h w c -> (b f) c h w"))
+        return rearrange(normed, "(b f) c h w -> b f h w c", f=x.shape[1])
+
+
+class ClipNorm(GroupNorm):
+    """GroupNorm over all frames of a clip, `b f h w c`; frames may therefore never be normalised in parts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = super().forward(rearrange(x, "b f h w c -> b c f (h w)"))
+        return rearrange(normed, "b c f (h w) -> b f h w c", h=x.shape[2])
+
+
+class FrameConv(Conv2d):
+    """Spatial convolution of every frame, `b f h w c`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(rearrange(x, "b f h w c -> (b f) c h w"))
+        return rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
+
+
+class TimeConv(nn.Conv3d):
+    """Convolution over three neighbouring frames, `b f h w c`, its weight kept as the published (3, 1, 1) kernel.
+
+    Computed as a two-dimensional (3, 1) convolution over the axes f and (h w): the same sums, much faster on CPU.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.device, x.dtype).squeeze(-1)
+        y = F.conv2d(rearrange(x, "b f h w c -> b c f (h w)"), weight, like(self.bias, x), padding=(1, 0))
+        return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention of `rows heads n d` tensors, which may be strided views."""
+    rows = max(1, MAX_ROWS // q.shape[1])
+    if q.shape[0] <= rows:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    parts = zip(q.split(rows), k.split(rows), v.split(rows), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts])
