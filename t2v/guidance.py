@@ -1,0 +1,78 @@
+"""From a network to the function that samplers ask: `denoise(x, sigma) -> x0`. Whatever changes the answer wraps it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from t2v.sampling import Denoise
+from t2v.schedule import Schedule
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, timestep [b], context) -> eps, v or x0 like x_t
+ContextAt = Callable[[float], Tensor]  # sigma -> context, for a prompt that changes on the way
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network, the schedule it was trained on and what it shall show: denoise(x, sigma) -> x0, b c f h w.
+
+    context: [b n d], or a function of sigma that gives it. The network works in `dtype`; x0 comes back in that of x.
+    """
+
+    network: Network
+    schedule: Schedule
+    context: Tensor | ContextAt
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """The network's estimate of x0, from x at noise level sigma > 0."""
+        timestep = x.new_full(x.shape[:1], float(self.schedule.timestep(sigma)), dtype=torch.float32)
+        x_t = self.schedule.to_network(x, sigma).to(self.dtype)
+        prediction = self.network(x_t, timestep, self.context_at(sigma).to(self.dtype))
+        return self.x0(x, sigma, prediction.to(x.dtype))
+
+    def context_at(self, sigma: float) -> Tensor:
+        """The context at noise level sigma."""
+        return self.context if isinstance(self.context, Tensor) else self.context(sigma)
+
+    def x0(self, x: Tensor, sigma: float, prediction: Tensor) -> Tensor:
+        """x0 from what the network says about x, by x = x0 + sigma eps and v = alpha (eps - sigma x0)."""
+        if self.schedule.prediction == "x0":
+            return prediction
+        if self.schedule.prediction == "eps":
+            return x - sigma * prediction
+        alpha = float(self.schedule.alpha(sigma))
+        return (x - sigma / alpha * prediction) / (1 + sigma**2)
+
+
+def guided(cond: Denoiser, uncond: Denoiser, cfg_scale: float, batched: bool = False) -> Denoise:
+    """Classifier-free guidance (Ho & Salimans 2022) on all channels: x0_u + cfg_scale (x0_c - x0_u).
+
+    x0 is linear in eps and in v, so this is the same as guiding what the network predicts. cfg_scale = 1 is `cond`
+    alone. `batched` runs both as one batch through the network: faster, and more memory. Contexts of unequal length
+    cannot share a batch; they run one after the other all the same.
+    """
+    if cfg_scale == 1:
+        return cond
+    both = together if batched else in_turn
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        x0_cond, x0_uncond = both(cond, uncond, x, sigma)
+        return x0_uncond + cfg_scale * (x0_cond - x0_uncond)
+
+    return denoise
+
+
+def in_turn(cond: Denoiser, uncond: Denoiser, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """x0 of both, in two passes of the network."""
+    return cond(x, sigma), uncond(x, sigma)
+
+
+def together(cond: Denoiser, uncond: Denoiser, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """x0 of both, in one pass of the network of `cond` if the contexts have one shape."""
+    contexts = cond.context_at(sigma), uncond.context_at(sigma)
+    if contexts[0].shape != contexts[1].shape:
+        return in_turn(cond, uncond, x, sigma)
+    x0_cond, x0_uncond = replace(cond, context=torch.cat(contexts))(torch.cat([x, x]), sigma).chunk(2)
+    return x0_cond, x0_uncond
