@@ -16,6 +16,9 @@ from pathlib import Path
 class T2VError(Exception):
     """Anything this package raises on purpose; `str(error)` is one line that a user can act on."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
 
 class RequestError(T2VError):
     """A setting is not acceptable. `field` is the name in `VideoRequest`, or "" where several are meant."""

@@ -1,0 +1,40 @@
+# Needs Python 3.10 or newer with its venv module, and make. Another Python: make demo PYTHON=python3.12
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+
+.PHONY: help demo test check clean
+
+help:
+	@echo 'make demo    a first film'
+	@echo 'make test    every test'
+	@echo 'make check   style and types'
+	@echo 'make clean   remove what these made; films and models stay'
+
+demo: .venv/standalone
+	.venv/bin/t2v generate "a red circle moving right"
+
+test: .venv/test
+	.venv/bin/python -m pytest
+
+check: .venv/test
+	.venv/bin/ruff check
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A file that stands for everything having been installed. torch comes first and by itself, so that the build of it
+# that this machine is set up for is found and then kept.
+.venv/standalone: EXTRAS := standalone
+.venv/test: EXTRAS := standalone,test
+.venv/standalone .venv/test: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo 'This needs Python 3.10 or newer; is there one? make PYTHON=python3.12, for instance.'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo 'This Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv'; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install $(TORCH)
+	$(PIP) install --editable '.[$(EXTRAS)]'
+	@touch $@
