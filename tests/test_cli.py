@@ -1,0 +1,162 @@
+"""The command line, as people and scripts use it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from t2v import __version__, cli
+from t2v.cli import main, parser
+from t2v.request import VideoRequest
+from t2v.video import probe
+from tests.fixtures import make_model
+
+QUICK = ["--frames", "2", "--steps", "2", "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_model(folder / "ModelScope" / "tiny")
+    return folder
+
+
+def run(*args: str | Path) -> int:
+    return main([str(arg) for arg in args])
+
+
+def test_a_prompt_becomes_a_film_and_its_place_is_printed(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "a red circle", "--model", "tiny", "--models-dir", models, "--output", tmp_path, *QUICK) == 0
+    (film,) = tmp_path.rglob("*.mp4")
+    assert str(film) in capsys.readouterr().out
+    assert probe(film).frames == 2
+
+
+def test_several_prompts_make_several_films_and_json_tells_of_each(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "one", "two", "--model", models / "ModelScope" / "tiny", "--output", tmp_path, "--json",
+               "--batch-count", "2", *QUICK) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [film["seed"] for film in told] == [3, 4, 3, 4]
+    assert {Path(film["path"]) for film in told} == set(tmp_path.rglob("*.mp4"))
+
+
+def test_info_shows_the_settings_of_a_film(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("generate", "a red circle", "--model", "tiny", "--models-dir", models, "--output", tmp_path, *QUICK)
+    (film,) = tmp_path.rglob("*.mp4")
+    capsys.readouterr()
+    assert run("info", film) == 0
+    assert "a red circle\nSteps: 2, " in capsys.readouterr().out
+    assert run("info", film, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 2
+
+
+def test_models_lists_what_there_is_and_the_demo(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "--models-dir", models, "--json") == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"tiny", "demo"} <= {model["name"] for model in listed}
+
+
+def test_every_field_of_the_request_has_a_flag() -> None:
+    flags = {spec.name for spec in fields(VideoRequest)} - {"prompt"}
+    args = parser().parse_args(["generate", "x"])
+    assert flags <= set(vars(args))
+
+
+@pytest.mark.parametrize(("flags", "named"), [
+    (["--frames", "0"], "frames"), (["--frames", "1000000000"], "frames"), (["--width", "100"], "width"),
+    (["--sampler", "magic"], "sampler"), (["--steps", "-3"], "steps"), (["--steps", "2000"], "steps"),
+    (["--cfg-scale", "nan"], "cfg_scale"), (["--fps", "inf"], "fps"), (["--seed", "1.5"], "seed"),
+    (["--format", "avi"], "format"), (["--soundtrack", "/nowhere.wav"], "soundtrack"),
+    (["--device", "magic"], "device"), (["--model", "no-such-model"], "no-such-model"),
+])
+def test_a_bad_request_is_one_clear_line_and_exit_code_2(
+    flags: list[str], named: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["generate", "x", "--model", "tiny", "--models-dir", models, "--output", tmp_path, *flags]
+    assert run(*args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("t2v: ")
+    assert named in line
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_json_tells_of_errors_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "x", "--frames", "0", "--json", "--output", tmp_path) == 2
+    assert "frames" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_fault_of_ours_shows_its_place_only_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> object:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(cli.catalog, "open_model", broken)
+    assert run("generate", "x") == 1
+    assert "Traceback" not in (quiet := capsys.readouterr().err)
+    assert "KeyError" in quiet
+    assert run("generate", "x", "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"t2v {__version__}\n"
+
+
+def started(models: Path, output: Path, *flags: str) -> "subprocess.Popen[str]":
+    """A generation in a process of its own, once it has begun to work."""
+    command = [sys.executable, "-m", "t2v", "generate", "x", "--model", "tiny", "--models-dir", str(models),
+               "--output", str(output), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+                               cwd=Path(__file__).parent.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return process
+
+
+def wait_for(process: "subprocess.Popen[str]", stage: str) -> None:
+    """Reads the progress bar until a part of `stage` is done."""
+    assert process.stderr is not None
+    seen = ""
+    while not re.search(rf"{stage}[^/]*\| [1-9]\d*/\d+ ", seen):
+        char = process.stderr.read(1)
+        assert char, f"ended before {stage}: {seen}"
+        seen += char
+
+
+def test_ctrl_c_stops_within_a_step_and_leaves_a_playable_film(models: Path, tmp_path: Path) -> None:
+    process = started(models, tmp_path, "--frames", "2", "--steps", "1000", "--spacing", "leading")
+    wait_for(process, "denoise")
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 30
+    (film,) = tmp_path.rglob("*.mp4")
+    assert probe(film).frames == 2
+    assert "stopped early" in out
+
+
+def test_kill_while_writing_leaves_no_film_and_earlier_films_survive(models: Path, tmp_path: Path) -> None:
+    assert run("generate", "before", "--model", "tiny", "--models-dir", models, "--output", tmp_path, *QUICK) == 0
+    process = started(models, tmp_path, "--frames", "3000", "--steps", "1", "--width", "16", "--height", "16")
+    wait_for(process, "decode")
+    process.kill()
+    process.communicate()
+    (film,) = tmp_path.rglob("*.mp4")
+    assert "before" in film.name
+    assert probe(film).frames == 2
