@@ -119,7 +119,7 @@ def sinusoidal(timestep: Tensor, dim: int) -> Tensor:
 class Block(nn.Sequential):
     """Layers one after the other, each told the same conditioning."""
 
-    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
+    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, cond)
         return x
@@ -128,7 +128,7 @@ class Block(nn.Sequential):
 class Stem(FrameConv):
     """The first convolution, from latents to features."""
 
-    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:  # type: ignore[override] # noqa: ARG002
         return super().forward(x)
 
 

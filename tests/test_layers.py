@@ -1,0 +1,113 @@
+"""The layers all networks share, beside plain torch in its usual layout."""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from t2v.models import layers
+from t2v.models.layers import ClipNorm, Conv2d, FrameConv, FrameNorm, GroupNorm, LayerNorm, Linear, TimeConv, attend
+from tests.networks import assert_casts_at_use, normal, randomised
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "Linear": (lambda: Linear(8, 5), (3, 8)),
+    "Linear without bias": (lambda: Linear(8, 5, bias=False), (3, 8)),
+    "LayerNorm": (lambda: LayerNorm(8), (3, 8)),
+    "Conv2d": (lambda: Conv2d(8, 5, 3), (2, 8, 6, 7)),
+    "GroupNorm": (lambda: GroupNorm(64), (2, 64, 6, 7)),
+    "FrameNorm": (lambda: FrameNorm(64), (2, 3, 4, 5, 64)),
+    "ClipNorm": (lambda: ClipNorm(64), (2, 3, 4, 5, 64)),
+    "FrameConv": (lambda: FrameConv(8, 5, 3, padding=1), (2, 3, 4, 5, 8)),
+    "TimeConv": (lambda: TimeConv(8), (2, 3, 4, 5, 8)),
+}
+
+
+def by_frame(plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`plain`, which takes pictures, called for every frame of `x`, b f h w c."""
+    frames = [plain(frame.movedim(-1, 1).contiguous()) for frame in x.unbind(1)]
+    return torch.stack(frames, dim=1).movedim(2, -1)
+
+
+def test_a_frame_norm_is_a_group_norm_of_every_frame_by_itself() -> None:
+    layer, x = randomised(FrameNorm(64, eps=0.1)), normal(2, 3, 4, 5, 64)
+    plain = nn.GroupNorm(32, 64, eps=0.1)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), by_frame(plain, x), atol=2e-6, rtol=0)
+
+
+def test_a_clip_norm_is_one_group_norm_of_all_frames() -> None:
+    layer, x = randomised(ClipNorm(64, eps=0.1)), normal(2, 3, 4, 5, 64)
+    plain = nn.GroupNorm(32, 64, eps=0.1)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x.movedim(-1, 1)).movedim(1, -1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (1, 3)])
+def test_a_frame_convolution_is_a_convolution_of_every_frame(stride: int, size: tuple[int, int]) -> None:
+    layer, x = randomised(FrameConv(8, 6, 3, stride=stride, padding=1)), normal(2, 3, *size, 8)
+    plain = nn.Conv2d(8, 6, 3, stride=stride, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), by_frame(plain, x), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 9])
+def test_a_time_convolution_is_the_three_dimensional_one_of_its_weight(frames: int) -> None:
+    layer, x = randomised(TimeConv(8)), normal(2, frames, 4, 5, 8)
+    plain = nn.Conv3d(8, 8, (3, 1, 1), padding=(1, 0, 0))
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x.movedim(-1, 1)).movedim(1, -1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_computes_at_the_precision_of_its_input(name: str, dtype: torch.dtype) -> None:
+    make, shape = LAYERS[name]
+    layer = randomised(make())
+    assert_casts_at_use(layer, dtype, lambda: layer(normal(*shape)))
+
+
+def test_weights_that_fit_are_used_without_a_copy() -> None:
+    weight = normal(3)
+    assert layers.like(weight, normal(2)) is weight
+    assert layers.like(None, normal(2)) is None
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_the_softmax_of_scaled_products(causal: bool) -> None:
+    q, k, v = (normal(3, 2, 6, 4, seed=seed).double() for seed in range(3))
+    scores = torch.einsum("r a i d, r a j d -> r a i j", q, k) / 4**0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+    expected = torch.einsum("r a i j, r a j d -> r a i d", scores.softmax(dim=-1), v)
+    torch.testing.assert_close(attend(q, k, v, causal), expected, atol=1e-14, rtol=0)
+
+
+@given(
+    rows=st.integers(1, 9), heads=st.integers(1, 5), queries=st.integers(1, 6), keys=st.integers(1, 6),
+    limit=st.integers(1, 50), causal=st.booleans())
+def test_attention_in_parts_is_attention(
+    rows: int, heads: int, queries: int, keys: int, limit: int, causal: bool
+) -> None:
+    keys = queries if causal else keys
+    q = rearrange(normal(rows, queries, heads * 4), "r n (a d) -> r a n d", a=heads)  # strided, as in the networks
+    k, v = (rearrange(normal(rows, keys, heads * 4, seed=seed), "r n (a d) -> r a n d", a=heads) for seed in (1, 2))
+    whole = attend(q, k, v, causal)
+    launches = []
+
+    def launch(q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False) -> Tensor:
+        launches.append(q.shape[0] * q.shape[1])
+        return attention(q, k, v, is_causal=is_causal)
+
+    attention = F.scaled_dot_product_attention
+    with patch.object(layers, "MAX_ROWS", limit), patch.object(F, "scaled_dot_product_attention", launch):
+        parts = attend(q, k, v, causal)
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    assert sum(launches) == rows * heads
+    assert max(launches) <= max(limit, heads)  # the heads of one row stay together
