@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2v import __version__
-from t2v.errors import RequestError, T2VError
+from t2v.errors import ModelError, RequestError, T2VError
 from t2v.generate import Film, Watch, generate
 from t2v.hosts.standalone import Standalone, best_device, best_dtype
 from t2v.models import catalog
@@ -121,9 +121,13 @@ def run_generate(args: argparse.Namespace) -> int:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    """Lists every model with its folder and what it is made for."""
+    """Lists every model with its folder and what it is made for, or what is wrong with it."""
     for name, folder in catalog.find_models(host_of(args).model_folders).items():
-        facts = {"name": name, "folder": str(folder), **catalog.describe(folder)}
+        facts: dict[str, Any] = {"name": name, "folder": str(folder)}
+        try:
+            facts |= catalog.describe(folder)
+        except ModelError as error:
+            facts["problem"] = str(error)
         print(json.dumps(facts) if args.json else "  ".join(f"{key}: {value}" for key, value in facts.items()))
     return 0
 

@@ -1,24 +1,30 @@
 """A tiny random model in the published four-file format, in every container that its files come in."""
 
+import io
 import json
 import sys
+import time
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from t2v.errors import ModelError
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.unet import UNet3D, UNetConfig
-from tests.networks import randomised
+from tests.networks import normal, randomised
 
 UNET = UNetConfig(dim=32, dim_mult=(1, 2), context_dim=32, num_heads=2, head_dim=16, res_blocks=1,
                   attn_scales=(1.0, 0.5))
@@ -154,3 +160,46 @@ CONTAINERS: dict[str, Callable[[State, Path], None]] = {
     "lightning": save_lightning,
     "lightning, legacy": save_lightning_legacy,
 }
+
+
+# ---- files that are small, odd or broken ----
+
+
+def some_state(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return {f"layers.{i}.weight": normal(3, 4, seed=i).to(dtype) for i in range(4)} | {"bias": normal(5).to(dtype)}
+
+
+def saved(save: Callable[[State, Path], None], **tensors: Tensor) -> bytes:
+    """What a container makes of `tensors`, or of `some_state`."""
+    with TemporaryDirectory() as folder:
+        save(tensors or some_state(), Path(folder) / "saved")
+        return (Path(folder) / "saved").read_bytes()
+
+
+def zipped(records: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def torch_zip(pickle_bytes: bytes, storages: dict[str, bytes]) -> bytes:
+    return zipped({"a/data.pkl": pickle_bytes} | {f"a/data/{key}": data for key, data in storages.items()})
+
+
+def tensor_pickle(numel: int = 4, offset: int = 0, shape: str = "(I4\nt", stride: str = "(I1\nt") -> bytes:
+    """A state dict of one float tensor, written by hand: `shape` and `stride` are the opcodes of two tuples."""
+    return (f"}}U\x01w" "ctorch._utils\n_rebuild_tensor_v2\n"
+            f"((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuI{numel}\ntQI{offset}\n{shape}{stride}I00\n)tRs."
+            ).encode("latin-1")
+
+
+@contextmanager
+def one_clear_sentence(words: str = "") -> Iterator[None]:
+    """A ModelError of one line that says `words`, after less than a second of work."""
+    began = time.process_time()
+    with pytest.raises(ModelError, match=words) as caught:
+        yield
+    assert time.process_time() - began < 5  # a fraction of a second on a quiet machine
+    assert len(str(caught.value).splitlines()) == 1

@@ -54,9 +54,9 @@ def test_latents_may_have_other_channels_than_the_networks_around_them() -> None
 
 @pytest.mark.parametrize("size", [(4, 4), (25, 43), (7, 6)])
 def test_sizes_that_do_not_halve_evenly_encode_as_in_modelscope(size: tuple[int, int]) -> None:
-    net = autoencoder(SMALL)
-    frames = normal(2, 3, *size)
-    assert_equal(net.moments(frames)[0], modelscope_autoencoder(net).encode(frames).mean)
+    net = randomised(AutoencoderKL(SMALL)).double()  # norms of a single position magnify rounding
+    frames = normal(2, 3, *size).double()
+    assert_equal(net.moments(frames)[0], modelscope_autoencoder(net).double().encode(frames).mean, 1e-10)
 
 
 def test_extreme_variances_are_clamped_as_in_modelscope() -> None:

@@ -67,6 +67,15 @@ def test_models_lists_what_there_is_and_the_demo(models: Path, capsys: pytest.Ca
     assert {"tiny", "demo"} <= {model["name"] for model in listed}
 
 
+def test_a_broken_model_is_listed_with_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ModelScope" / "broken").mkdir(parents=True)
+    (tmp_path / "ModelScope" / "broken" / "configuration.json").write_text("<html>")
+    assert run("models", "--models-dir", tmp_path, "--json") == 0
+    (broken,) = [model for line in capsys.readouterr().out.splitlines()
+                 if (model := json.loads(line))["name"] == "broken"]
+    assert "is a web page" in broken["problem"]
+
+
 def test_every_field_of_the_request_has_a_flag() -> None:
     flags = {spec.name for spec in fields(VideoRequest)} - {"prompt"}
     args = parser().parse_args(["generate", "x"])

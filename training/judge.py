@@ -57,7 +57,7 @@ def colour_of(frame: Frames, mask: NDArray[np.bool_]) -> str:
 
 
 def shape_of(mask: NDArray[np.bool_]) -> str:
-    """By how much of its bounding box a shape fills (1, pi/4, 1/2), and how a triangle widens downwards."""
+    """A triangle widens downwards; a square fills the corners of its bounding box, and a circle does not."""
     y, x = np.nonzero(mask)
     box = mask[y.min() : y.max() + 1, x.min() : x.max() + 1]
     rows = box.sum(axis=1)
@@ -65,7 +65,9 @@ def shape_of(mask: NDArray[np.bool_]) -> str:
     widening = rows[-quarter:].mean() / max(1.0, rows[:quarter].mean())
     if widening > 1.6:
         return "triangle"
-    return "square" if box.mean() > 0.88 else "circle"
+    h, w = (max(1, round(side / 5)) for side in box.shape)
+    corners = np.mean([box[:h, :w].mean(), box[:h, -w:].mean(), box[-h:, :w].mean(), box[-h:, -w:].mean()])
+    return "square" if corners > 0.5 else "circle"
 
 
 def most_common(words: list[str]) -> str:

@@ -39,18 +39,18 @@ DEMO = Path(__file__).parent.parent / "t2v" / "demo"
 AUTOENCODER = AutoencoderConfig(ch=32, ch_mult=(1, 1, 2, 2), num_res_blocks=1)
 TEXT = TextConfig(width=64, layers=1, heads=1, skip_last=0)
 UNET = UNetConfig(dim=64, dim_mult=(1, 1), context_dim=64, num_heads=2, head_dim=32, res_blocks=1, attn_scales=(0.5,))
-DEFAULTS = {"width": 64, "height": 64, "frames": 16, "fps": 8, "steps": 15, "cfg_scale": 3.0,
+DEFAULTS = {"width": 64, "height": 64, "frames": 8, "fps": 8, "steps": 15, "cfg_scale": 3.0,
             "sampler": "DPM++ 2M", "spacing": "trailing"}
-FRAMES = 16  # a film of 16 frames; every other one of them is a film of 8
+FRAMES = 16  # encoded of each film; every other one of them, from the first or the second on, is a film of 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", nargs="?", default="all", choices=["all", *STAGES])
-    parser.add_argument("--autoencoder-steps", type=int, default=3000)
-    parser.add_argument("--films", type=int, default=4096)
-    parser.add_argument("--diffusion-steps", type=int, default=16000)
-    parser.add_argument("--early", type=int, default=1500, help="steps of the diffusion stage with high noise only")
+    parser.add_argument("--autoencoder-steps", type=int, default=2000)
+    parser.add_argument("--films", type=int, default=2560)
+    parser.add_argument("--diffusion-steps", type=int, default=6000)
+    parser.add_argument("--early", type=int, default=600, help="steps of the diffusion stage with high noise only")
     parser.add_argument("--batch", type=int, default=16, help="films of 8 frames in a step")
     args = parser.parse_args()
     RUN.mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ def encode_films(args: argparse.Namespace) -> None:
 
 
 def train_diffusion(args: argparse.Namespace) -> None:
-    """v prediction; films of 8 frames at first, of 8 and 16 in the last third.
+    """v prediction, on films of 8 frames.
 
     At first most films move right or down, and only high noise is shown. With four equally frequent directions a
     frame's index tells nothing without the direction's word, and the word nothing without the index: no slope leads
@@ -122,13 +122,14 @@ def train_diffusion(args: argparse.Namespace) -> None:
     unet, text, alphas = lifted(UNet3D(UNET)), bag_of_words(), published_alphas()
     run = Run("diffusion", {"unet": unet}, args.diffusion_steps, lr=1.5e-3)
     for step, rng in run.steps():
-        early, long = step < args.early, step > args.diffusion_steps * 2 // 3 and step % 2 == 0
+        early = step < args.early
         odds = np.where(common, 1.0, min(1.0, 0.2 + step / args.early))
-        pick = rng.choice(len(scenes), size=args.batch // 2 if long else args.batch, p=odds / odds.sum())
-        x0 = latents[pick].float() if long else latents[pick][:, :, rng.integers(2) :: 2].float()
+        pick = rng.choice(len(scenes), size=args.batch, p=odds / odds.sum())
+        x0 = latents[pick][:, :, rng.integers(2) :: 2].float()
         context = text(torch.tensor([tokens(random_words(scenes[i], rng)) for i in pick]))
+        high = early | (rng.random(len(pick)) < 0.2)
         u = rng.random(len(pick))
-        t = torch.from_numpy((700 + 300 * u if early else 1000 * u**0.45).astype(np.int64))
+        t = torch.from_numpy(np.where(high, 800 + 200 * u, 1000 * u**0.7).astype(np.int64))
         alpha = alphas[t].float()[:, None, None, None, None]
         sigma = (1 - alpha**2).sqrt()
         noise = torch.randn_like(x0)
@@ -188,7 +189,7 @@ def configuration() -> dict[str, Any]:
     """configuration.json, in its published form, and what that leaves to the code in a block of ours."""
     kind = "latent-text-to-video-synthesis"
     model_args = {"ckpt_clip": "open_clip_pytorch_model.bin", "ckpt_unet": "text2video_pytorch_model.pth",
-                  "ckpt_autoencoder": "VQGAN_autoencoder.pth", "max_frames": 16, "tiny_gpu": 1}
+                  "ckpt_autoencoder": "VQGAN_autoencoder.pth", "max_frames": 8, "tiny_gpu": 1}
     model_cfg = {**{f"unet_{key}": value for key, value in asdict(UNET).items() if key != "temporal_attention"},
                  "temporal_attention": "True", "num_timesteps": 1000, "mean_type": "v", "var_type": "fixed_small",
                  "loss_type": "mse"}
