@@ -114,8 +114,8 @@ def test_attention_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     frames, z = normal(5, 3, 8, 12), normal(5, 4, 2, 3)
     latents, images = net.encode(frames), net.decode(z)
     monkeypatch.setattr(layers, "MAX_ROWS", 2)
-    assert_equal(net.encode(frames), latents, 1e-6)
-    assert_equal(net.decode(z), images, 1e-6)
+    assert_equal(net.encode(frames), latents, 1e-5)
+    assert_equal(net.decode(z), images, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

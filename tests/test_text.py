@@ -148,7 +148,7 @@ def test_attention_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, lim
     net, tokens = tower(SMALL), prompts(SMALL)
     whole = net(tokens)
     monkeypatch.setattr(layers, "MAX_ROWS", limit)
-    assert_equal(net(tokens), whole, 1e-6)
+    assert_equal(net(tokens), whole, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
