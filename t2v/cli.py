@@ -22,7 +22,7 @@ from tqdm import tqdm
 from t2v import __version__
 from t2v.errors import ModelError, RequestError, T2VError
 from t2v.generate import Film, Watch, generate
-from t2v.hosts.standalone import Standalone, best_device, best_dtype
+from t2v.hosts.standalone import Standalone, best_device
 from t2v.models import catalog
 from t2v.request import VideoRequest, value_type
 from t2v.sampling import SAMPLERS
@@ -122,7 +122,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
 def run_models(args: argparse.Namespace) -> int:
     """Lists every model with its folder and what it is made for, or what is wrong with it."""
-    for name, folder in catalog.find_models(host_of(args).model_folders).items():
+    for name, folder in catalog.find_models(Standalone(models=args.models_dir).model_folders).items():
         facts: dict[str, Any] = {"name": name, "folder": str(folder)}
         try:
             facts |= catalog.describe(folder)
@@ -145,16 +145,13 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def host_of(args: argparse.Namespace) -> Standalone:
-    """The host that the flags describe."""
-    chosen = getattr(args, "device", None)
+    """The host that the flags of `generate` describe."""
     try:
-        device = torch.device(chosen) if chosen else best_device()
+        device = torch.device(args.device) if args.device else best_device()
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RequestError("device", f"{chosen} cannot be used here ({str(error).splitlines()[0]})") from error
-    precision = getattr(args, "precision", None)
-    dtype = PRECISIONS[precision] if precision else best_dtype(device)
-    return Standalone(device, dtype, args.models_dir, getattr(args, "output", Path("outputs")))
+        raise RequestError("device", f"{args.device} cannot be used here ({str(error).splitlines()[0]})") from error
+    return Standalone(device, PRECISIONS.get(args.precision), args.models_dir, args.output)
 
 
 class Progress(Watch):

@@ -1,4 +1,4 @@
-"""Make the demo model from nothing: `python -m training.train`, about two hours on two cores.
+"""Make the demo model from nothing: `python -m training.train`, a matter of hours on two cores.
 
 Four stages, each of which goes on from where it was stopped (state in training/run/):
 
@@ -29,13 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from t2v.models.catalog import DEMO
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.unet import UNet3D, UNetConfig
-from t2v.tokenizer import CHUNK, END, PAD, START, clip_tokenizer
+from t2v.schedule import scaled_linear
+from t2v.tokenizer import PAD, clip_tokenizer, token_ids
 from training.world import film, random_scene, random_words
 
 RUN = Path(__file__).parent / "run"
-DEMO = Path(__file__).parent.parent / "t2v" / "demo"
 AUTOENCODER = AutoencoderConfig(ch=32, ch_mult=(1, 1, 2, 2), num_res_blocks=1)
 TEXT = TextConfig(width=64, layers=1, heads=1, skip_last=0)
 UNET = UNetConfig(dim=64, dim_mult=(1, 1), context_dim=64, num_heads=2, head_dim=32, res_blocks=1, attn_scales=(0.5,))
@@ -119,7 +120,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
     data = torch.load(RUN / "latents.pt", weights_only=False)
     latents, scenes = data["latents"].transpose(1, 2), data["scenes"]
     common = np.array([scene.direction in ("right", "down") for scene in scenes])
-    unet, text, alphas = lifted(UNet3D(UNET)), bag_of_words(), published_alphas()
+    unet, text, alphas = lifted(UNet3D(UNET)), bag_of_words(), scaled_linear().alphas
     run = Run("diffusion", {"unet": unet}, args.diffusion_steps, lr=1.5e-3)
     for step, rng in run.steps():
         early = step < args.early
@@ -165,8 +166,7 @@ def bag_of_words() -> TextTower:
 
 def tokens(words: str) -> list[int]:
     """The 77 tokens of a short prompt."""
-    ids = clip_tokenizer().encode(words)
-    return [START, *ids, END] + [PAD] * (CHUNK - len(ids))
+    return token_ids([(token, 1.0) for token in clip_tokenizer().encode(words)])
 
 
 def export(_: argparse.Namespace) -> None:
@@ -198,12 +198,6 @@ def configuration() -> dict[str, Any]:
     return {"framework": "pytorch", "task": "text-to-video-synthesis",
             "model": {"type": kind, "model_args": model_args, "model_cfg": model_cfg}, "pipeline": {"type": kind},
             "t2v": ours}
-
-
-def published_alphas() -> Tensor:
-    """sqrt(alpha bar) of the published schedule."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).sqrt()
 
 
 class Run:

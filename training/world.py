@@ -46,7 +46,7 @@ def all_captions() -> list[tuple[str, str, str]]:
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene whose shape stays inside the picture; its path is about in the middle, so that it starts at one side.
 
-    First frames that depend on the direction are what makes direction learnable in an hour instead of a day.
+    So the first frames depend on the direction, which makes it easier to learn.
     """
     direction = str(rng.choice(list(DIRECTIONS)))
     radius, travel = rng.uniform(11, 14), rng.uniform(25, 29)
@@ -80,7 +80,7 @@ def film(scene: Scene, frames: int) -> Tensor:
     return (ground + inside * (colour - ground)) / 127.5 - 1
 
 
-# How deep a point lies inside a shape of radius 1 (negative outside); all three cover about the same area.
+# How deep a point lies inside a shape of radius 1 (negative outside); the triangle has two thirds of the others' area.
 INSIDE = {
     "circle": lambda x, y: 1 - (x**2 + y**2).sqrt(),
     "square": lambda x, y: 0.88 - torch.maximum(x.abs(), y.abs()),

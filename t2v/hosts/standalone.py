@@ -24,12 +24,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Standalone:
-    """The host of the command line; each value may be chosen by the user."""
+    """The host of the command line; each value may be chosen by the user. `precision` None: what suits the device."""
 
     device: torch.device = field(default_factory=best_device)
-    dtype: torch.dtype = torch.float32
+    precision: torch.dtype | None = None
     models: Path = Path("models")
-    outputs: Path = Path("outputs/text2video")
+    outputs: Path = Path("outputs")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.precision or best_dtype(self.device)
 
     @property
     def model_folders(self) -> list[Path]:
