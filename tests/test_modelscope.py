@@ -91,6 +91,7 @@ def test_the_published_configuration_is_the_default_of_everything(tmp_path: Path
     assert found.text is None
     assert found.defaults == Defaults()
     assert (found.files.ckpt_unet, found.files.ckpt_autoencoder, found.files.ckpt_clip) == (UNET, VAE, CLIP)
+    assert found.latent_rgb == configuration.STABLE_DIFFUSION
     assert torch.equal(found.schedule().alphas, scaled_linear().alphas)
     assert found.schedule().prediction == "eps"
     (tmp_path / "configuration.json").unlink()
@@ -116,6 +117,19 @@ def test_the_prediction_is_what_mean_type_says(prediction: str, tmp_path: Path) 
     content["model"]["model_cfg"]["mean_type"] = prediction
     write(tmp_path, content)
     assert read_configuration(tmp_path).schedule().prediction == prediction
+
+
+def test_the_colours_of_the_preview_are_those_of_the_file(folder: Path) -> None:
+    rows = [[0.5, -1, 2], [0, 0, 0], [1, 1, 1], [0.25, 0.5, 0.75], [-0.5, 0, 0.5]]
+    write(folder, fixtures.configuration(latent_rgb=rows))
+    assert modelscope.load(folder).projection.tolist() == rows
+
+
+def test_latents_that_nobody_knows_the_colours_of_are_shown_in_grey(tmp_path: Path) -> None:
+    content = fixtures.configuration(autoencoder={"ch": 32, "embed_dim": 8})
+    content["model"]["model_cfg"] |= {"unet_in_dim": 8, "unet_out_dim": 8}
+    write(tmp_path, content)
+    assert read_configuration(tmp_path).latent_rgb == ((0.125,) * 3,) * 8 + ((0.0,) * 3,)
 
 
 @pytest.mark.parametrize(("written", "meant"), [("True", True), (True, True), ("False", False), (False, False)])
@@ -213,6 +227,14 @@ BAD: dict[str, tuple[str, str]] = {
     "infinite scale": (ours(autoencoder={"scale_factor": float("inf")}), "scale_factor inf"),
     "schedule": (ours(schedule={"name": "cosine"}), "its name is one of linear, scaled_linear"),
     "betas": (ours(schedule={"beta_start": 0.5}), "an impossible schedule"),
+    "no colours": (ours(latent_rgb="grey"), "latent_rgb that is no list of .red, green, blue., each at most 1000"),
+    "two to a colour": (ours(latent_rgb=[[0.1, 0.2]] * 5), "latent_rgb that is no list"),
+    "a word for a colour": (ours(latent_rgb=[[0.1, 0.2, "x"]] * 5), "latent_rgb that is no list"),
+    "a truth for a colour": (ours(latent_rgb=[[0.1, 0.2, True]] * 5), "latent_rgb that is no list"),
+    "an infinite colour": (ours(latent_rgb=[[0, 0, float("inf")]] * 5), "latent_rgb that is no list"),
+    "no number for a colour": (ours(latent_rgb=[[0, 0, float("nan")]] * 5), "latent_rgb that is no list"),
+    "a colour beyond floats": (ours(latent_rgb=[[0, 0, 10**400]] * 5), "latent_rgb that is no list"),
+    "colours without the last row": (ours(latent_rgb=[[0, 0, 0]] * 4), "has 4 rows in t2v.latent_rgb, not 4 for the"),
     "not a number": (ours(schedule={"beta_start": float("nan")}), "an impossible schedule"),
 }
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.text import TextTower
 from t2v.models.unet import UNet3D
@@ -23,4 +25,5 @@ class Model:
     schedule: Schedule
     defaults: Mapping[str, Any]  # settings of a request that the user left open
     hash: str  # ten hex digits for the settings of a film, see checkpoint.fingerprint
+    projection: Tensor  # c+1 3      from latents to colours -1..1 for the preview; the last row is added
     card: str = ""  # what its makers say about it, in a few words

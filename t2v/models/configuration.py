@@ -1,15 +1,17 @@
 """configuration.json of a ModelScope folder: everything about a model but its weights.
 
 What the published file leaves to the code (the autoencoder, the text tower, the schedule, the size and length of
-a film) may stand in a block "t2v" of ours, which other programs ignore:
+a film, the colours of the preview) may stand in a block "t2v" of ours, which other programs ignore:
 
     "t2v": {"card": "Coloured shapes that move.",
             "defaults": {"width": 64, "height": 64, "frames": 8},
             "autoencoder": {"ch": 32, "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "scale_factor": 0.18215},
             "text": {"width": 64, "layers": 2, "heads": 4, "skip_last": 1},
-            "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}}
+            "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+            "latent_rgb": [[0.4, 0.2, 0.3], [0.3, 0.5, 0.2], [-0.3, 0.2, 0.3], [-0.2, -0.3, -0.7], [0, 0, 0]]}
 
-What is left out is as published, and so is a folder without the file.
+"latent_rgb" is for the preview: how red, green and blue each channel of the latents is, and in the last row the
+colour of all zeros, -1 (dark) to 1. What is left out is as published, and so is a folder without the file.
 """
 
 import json
@@ -33,6 +35,7 @@ FILE = "configuration.json"
 MAX_BYTES = 100_000
 log = logging.getLogger(__name__)
 Section = TypeVar("Section")
+Colours = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Configuration:
     diffusion: Diffusion
     betas: Betas
     defaults: Defaults
+    latent_rgb: Colours
     card: str
 
     def schedule(self) -> Schedule:
@@ -130,18 +134,19 @@ def _configuration(content: Any) -> Configuration:
         raise ValueError("holds no JSON object")
     model = _block(content, "model")
     arguments, values, ours = _block(model, "model_args"), _block(model, "model_cfg"), _block(content, "t2v")
-    unknown = ours.keys() - {"card", "defaults", "autoencoder", "text", "schedule"}
+    unknown = ours.keys() - {"card", "defaults", "autoencoder", "text", "schedule", "latent_rgb"}
     if unknown:
         raise ValueError(f"has an unknown block {json.dumps(min(unknown))[:60]} in its block \"t2v\"")
-    files = _section(Files, _known(Files, arguments))
+    files, vae = _section(Files, _known(Files, arguments)), _section(AutoencoderConfig, _block(ours, "autoencoder"))
     made = Configuration(
         files=files,
         unet=_section(UNetConfig, _known(UNetConfig, {key.removeprefix("unet_"): values[key] for key in values})),
-        vae=_section(AutoencoderConfig, _block(ours, "autoencoder")),
+        vae=vae,
         text=_section(TextConfig, _block(ours, "text")) if "text" in ours else None,
         diffusion=_section(Diffusion, _known(Diffusion, values)),
         betas=_section(Betas, _block(ours, "schedule")),
         defaults=_section(Defaults, {"frames": files.max_frames, **_block(ours, "defaults")}),
+        latent_rgb=_colours(ours["latent_rgb"]) if "latent_rgb" in ours else usual_colours(vae.embed_dim),
         card=str(ours.get("card", "")),
     )
     for complaint in _complaints(made):
@@ -180,6 +185,21 @@ def _section(section: type[Section], values: Mapping[str, Any]) -> Section:
     return cast(Section, replace(made, **tuples))  # OmegaConf has made lists of them before version 2.4
 
 
+def _colours(rows: Any) -> Colours:
+    """The rows of "latent_rgb" as floats."""
+    triples = isinstance(rows, list) and all(isinstance(row, list) and len(row) == 3 for row in rows)
+    if not triples or not all(type(n) in (int, float) and abs(n) <= MAX_COLOUR for row in rows for n in row):
+        raise ValueError(f"has a t2v.latent_rgb that is no list of [red, green, blue], each at most {MAX_COLOUR}")
+    return tuple((float(red), float(green), float(blue)) for red, green, blue in rows)
+
+
+def usual_colours(channels: int) -> Colours:
+    """The colours of latents where the file names none: those of Stable Diffusion, or if these are others, grey."""
+    if len(STABLE_DIFFUSION) == channels + 1:
+        return STABLE_DIFFUSION
+    return ((1 / channels,) * 3,) * channels + ((0.0,) * 3,)
+
+
 def _complaints(made: Configuration) -> Iterator[str]:
     """What is wrong with a configuration whose types are right."""
     unet, vae, text = made.unet, made.vae, made.text or TextConfig()
@@ -199,6 +219,8 @@ def _complaints(made: Configuration) -> Iterator[str]:
         yield f"has unet_context_dim {unet.context_dim} beside a text tower of width {text.width} (t2v.text.width)"
     if not unet.in_dim == unet.out_dim == vae.embed_dim:
         yield f"has a UNet of {unet.in_dim} to {unet.out_dim} channels beside latents of {vae.embed_dim}"
+    if len(made.latent_rgb) != vae.embed_dim + 1:
+        yield f"has {len(made.latent_rgb)} rows in t2v.latent_rgb, not {vae.embed_dim} for the channels and one more"
     if made.diffusion.mean_type not in get_args(Prediction):
         yield f"has mean_type {made.diffusion.mean_type[:40]!r}, not one of {', '.join(get_args(Prediction))}"
     if made.betas.name not in SCHEDULES or not 0 < made.betas.beta_start <= made.betas.beta_end < 1:
@@ -206,6 +228,11 @@ def _complaints(made: Configuration) -> Iterator[str]:
 
 
 MAX_LEVELS = 8
+MAX_COLOUR = 1000
+# A fit that the community made for the latents of Stable Diffusion 1, whose autoencoder ModelScope uses as it is.
+STABLE_DIFFUSION: Colours = (
+    (0.3512, 0.2297, 0.3227), (0.3250, 0.4974, 0.2350), (-0.2829, 0.1762, 0.2721), (-0.2120, -0.2616, -0.7177),
+    (0.0, 0.0, 0.0))
 RANGES: dict[type[Any], dict[str, tuple[float, float]]] = {
     UNetConfig: {"dim": (32, 4096), "dim_mult": (1, 16), "res_blocks": (1, 8), "num_heads": (1, 64),
                  "head_dim": (1, 1024), "in_dim": (1, 64), "out_dim": (1, 64)},

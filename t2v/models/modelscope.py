@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from t2v.errors import ModelError
 from t2v.models import Model
 from t2v.models.autoencoder import AutoencoderKL
-from t2v.models.checkpoint import State, fingerprint, load_network, part, read
+from t2v.models.checkpoint import State, _Uninitialised, fingerprint, load_network, part, read
 from t2v.models.configuration import FILE, Files, read_configuration
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.unet import UNet3D
@@ -59,8 +61,16 @@ def load(folder: Path, name: str = "") -> Model:
         schedule=configuration.schedule(),
         defaults=asdict(configuration.defaults),
         hash=fingerprint(unet),
+        projection=torch.tensor(configuration.latent_rgb),
         card=configuration.card,
     )
+
+
+def networks(folder: Path) -> tuple[UNet3D, AutoencoderKL, TextTower]:
+    """The networks of a model without their weights, for whoever wants to know how large they are."""
+    made = read_configuration(folder)
+    with torch.device("meta"), _Uninitialised():
+        return UNet3D(made.unet), AutoencoderKL(made.vae), TextTower(made.text)
 
 
 def weight_file(folder: Path, name: str) -> Path:
