@@ -32,9 +32,17 @@ T = TypeVar("T")
 
 
 class Watch:
-    """How a caller follows a generation and stops it. Setting `stopped` ends it within one step or frame."""
+    """How a caller follows a generation and stops it.
+
+    Setting `stopped` ends everything within one step or frame, with a film of what there is by then. Setting `skipped`
+    gives up the item at hand and goes on with the next.
+    """
 
     stopped = False
+    skipped = False
+
+    def begin(self, item: int, items: int) -> None:
+        """Item number `item` of `items` is next; they count from 0."""
 
     def tick(self, stage: str, done: int, total: int, x0: Tensor | None = None) -> None:
         """`done` of `total` parts of a stage are over; `x0` is the latest estimate of the latents, 1 c f h w."""
@@ -74,7 +82,10 @@ def generate(request: VideoRequest, model: Model, host: Host, watch: Watch | Non
     Stopped, the film at hand is finished from what there is, and is the last.
     """
     watch = watch or Watch()
-    for item in replace(request.filled(model.defaults), model=model.name).items():
+    items = replace(request.filled(model.defaults), model=model.name).items()
+    for number, item in enumerate(items):
+        watch.begin(number, len(items))
+        watch.skipped = False
         with shortage_explained(f"{item.frames} frames of {item.width}x{item.height} with the model {model.name}"):
             film = make_film(planned(item, model), model, host, watch)
         if film is not None:
@@ -100,7 +111,7 @@ def planned(request: VideoRequest, model: Model) -> Plan:
 
 @torch.inference_mode()
 def make_film(plan: Plan, model: Model, host: Host, watch: Watch) -> Film | None:
-    """One film; None if it was stopped before there was anything to see."""
+    """One film; None if it was skipped, or stopped before there was anything to see."""
     began = time.monotonic()
     with placed(model.text, host.device, host.dtype):
         watch.tick("encode", 0, 1)
@@ -112,18 +123,18 @@ def make_film(plan: Plan, model: Model, host: Host, watch: Watch) -> Film | None
     if latents is None:
         return None
 
-    with placed(model.vae, host.device, torch.float32):
+    with placed(model.vae, host.device, host.vae_dtype):
         text = infotext(plan.request, model_hash=model.hash, **({"interrupted": "yes"} if watch.stopped else {}))
         request = plan.request
         path = write_film(
-            decode(latents, model, watch),
+            decode(latents.to(host.vae_dtype), model, watch),
             next_path(host.outputs, request.prompt, request.seed, plan.extension),
             plan.fps,
             quality=request.quality,
-            infotext=text,
+            infotext=text if host.settings.metadata else "",
             soundtrack=request.soundtrack,
         )
-    return Film(path, request, text, time.monotonic() - began, watch.stopped)
+    return Film(path, request, text, time.monotonic() - began, watch.stopped or watch.skipped)
 
 
 def encode(plan: Plan, model: Model, host: Host) -> list[Contexts]:
@@ -135,7 +146,7 @@ def encode(plan: Plan, model: Model, host: Host) -> list[Contexts]:
 
 
 def denoise(plan: Plan, prompts: list[Contexts], model: Model, host: Host, watch: Watch) -> Tensor | None:
-    """Latents 1 c f h w out of the seed's noise; stopped on the way, the estimate so far; None before the first."""
+    """Latents 1 c f h w out of the seed's noise; stopped, the estimate so far; None before the first, and skipped."""
     levels = (-plan.sigmas).tolist()
 
     def denoiser(prompt: Contexts) -> Denoiser:
@@ -149,10 +160,12 @@ def denoise(plan: Plan, prompts: list[Contexts], model: Model, host: Host, watch
     start = model.schedule.from_network(noise(torch.empty(plan.shape, device=host.device)), plan.sigmas[0])
     guide = guided(positive, negative, plan.cfg_scale)
     watch.tick("denoise", 0, plan.steps)
-    if watch.stopped:
+    if watch.stopped or watch.skipped:
         return None
     for done, step in enumerate(plan.sampler(guide, start, plan.sigmas, noise, plan.request.eta), start=1):
         watch.tick("denoise", done, plan.steps, step.x0)
+        if watch.skipped:
+            return None
         if watch.stopped:
             return step.x0
     return model.schedule.to_network(step.x, plan.sigmas[-1])
@@ -161,20 +174,20 @@ def denoise(plan: Plan, prompts: list[Contexts], model: Model, host: Host, watch
 def decode(latents: Tensor, model: Model, watch: Watch) -> Iterator[NDArray[np.uint8]]:
     """The frames h w 3 of latents 1 c f h w, one at a time, so that no film is too long for the memory.
 
-    A stop in here ends the film with the frame at hand; after a stop before, all frames are still shown.
+    A stop or skip in here ends the film with the frame at hand; after a stop before, all frames are still shown.
     """
-    frames, stoppable = latents[0].transpose(0, 1).float(), not watch.stopped
+    frames, stoppable = latents[0].transpose(0, 1), not watch.stopped
     watch.tick("decode", 0, len(frames))
     for done, latent in enumerate(frames, start=1):
         yield to_uint8(model.vae.decode(latent[None])[0])
         watch.tick("decode", done, len(frames))
-        if stoppable and watch.stopped:
+        if stoppable and (watch.stopped or watch.skipped):
             return
 
 
 def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
     """A picture 3 h w in -1..1 as h w 3 in 0..255, to the nearest level."""
-    return ((picture.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).round().to("cpu", torch.uint8).numpy()
+    return ((picture.permute(1, 2, 0).float() + 1) * 127.5).clamp(0, 255).round().to("cpu", torch.uint8).numpy()
 
 
 def given(value: T | None, name: str) -> T:

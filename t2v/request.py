@@ -20,7 +20,7 @@ MAX_SEED = 2**32 - 1
 
 
 def setting(default: Any, label: str, description: str, **limits: Any) -> Any:
-    """A request field. `limits`: ge, le, multiple_of for a number; choices, the name of a registry, for a word."""
+    """A field and its words. `limits`: ge, le, multiple_of of a number; choices, a registry or its name, of a word."""
     return field(default=default, metadata={"label": label, "description": description, **limits})
 
 
@@ -68,7 +68,7 @@ class VideoRequest:
 
 
 def value_type(spec: Field[Any]) -> type:
-    """The plain type of a field, str, int or float: that of `int | None` is int."""
+    """The plain type of a field, str, int, float or bool: that of `int | None` is int."""
     kind = next(iter(get_args(spec.type)), spec.type)
     assert isinstance(kind, type)
     return kind
@@ -78,11 +78,21 @@ def checked(spec: Field[Any], value: Any) -> Any:
     """`value` as the field's type, inside the field's limits; RequestError otherwise."""
     if value is None and spec.default is None:
         return None
+    if value_type(spec) is bool:
+        return checked_switch(spec, value)
     if value_type(spec) is not str:
         return checked_number(spec, value)
     if not isinstance(value, str):
         raise RequestError(spec.name, f"must be text, not {shown(value)}")
     return value
+
+
+def checked_switch(spec: Field[Any], value: Any) -> bool:
+    """The truth that `value` is or, coming from a flag or a query, spells."""
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if str(value).lower() not in words:
+        raise RequestError(spec.name, f"must be yes or no, not {shown(value)}")
+    return words[str(value).lower()]
 
 
 def checked_number(spec: Field[Any], value: Any) -> int | float:

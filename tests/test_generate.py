@@ -10,13 +10,14 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, TextToVideoSDPipeline
 from torch import Tensor
 
-from t2v.errors import MemoryShortage, RequestError
+from t2v.errors import FilmError, MemoryShortage, RequestError
 from t2v.generate import Film, Watch, denoise, encode, generate, planned
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
 from t2v.models import Model
 from t2v.models.modelscope import load
 from t2v.request import VideoRequest
+from t2v.settings import Settings
 from t2v.video import probe, read_film, read_infotext
 from tests.fixtures import make_model
 from tests.peers import diffusers_autoencoder, diffusers_unet
@@ -151,6 +152,57 @@ def test_stopping_while_decoding_leaves_a_shorter_film(model: Model, host: Stand
 def test_stopping_before_the_first_step_leaves_nothing(model: Model, host: Standalone) -> None:
     assert list(generate(REQUEST, model, host, Recorder(stop_at=("encode", 1)))) == []
     assert not list(host.outputs.rglob("*.png"))
+
+
+class Skipper(Watch):
+    """Skips at one tick of one item, and remembers the items that began."""
+
+    def __init__(self, item: int, stage: str, done: int) -> None:
+        self.at = (item, stage, done)
+        self.items: list[tuple[int, int]] = []
+
+    def begin(self, item: int, items: int) -> None:
+        self.items.append((item, items))
+
+    def tick(self, stage: str, done: int, total: int, x0: Tensor | None = None) -> None:  # noqa: ARG002
+        self.skipped = self.skipped or (self.items[-1][0], stage, done) == self.at
+
+
+@pytest.mark.parametrize(("stage", "done"), [("encode", 0), ("denoise", 0), ("denoise", 2)])
+def test_a_skipped_item_leaves_no_film_and_the_others_are_made(
+    model: Model, host: Standalone, stage: str, done: int
+) -> None:
+    watch = Skipper(1, stage, done)
+    films = list(generate(replace(REQUEST, batch_count=3), model, host, watch))
+    assert [film.request.seed for film in films] == [7, 9]
+    assert watch.items == [(0, 3), (1, 3), (2, 3)]
+    assert not any(film.interrupted for film in films)
+
+
+def test_skipping_while_decoding_ends_the_film_there(model: Model, host: Standalone) -> None:
+    films = list(generate(replace(REQUEST, batch_count=2), model, host, Skipper(0, "decode", 1)))
+    assert [(probe(film.path).frames, film.interrupted) for film in films] == [(1, True), (4, False)]
+
+
+def test_settings_decide_whether_a_film_tells_how_it_was_made(model: Model, host: Standalone) -> None:
+    silent = replace(host, settings=Settings(metadata=False))
+    film = only_film(replace(REQUEST, format="mp4"), model, silent)
+    with pytest.raises(FilmError):
+        read_infotext(film.path)
+    assert film.infotext
+
+
+def test_the_autoencoder_may_compute_in_the_precision_of_the_unet(model: Model, host: Standalone) -> None:
+    exact = only_film(REQUEST, model, host)
+    halves = replace(host, precision=torch.bfloat16, settings=Settings(vae_precision="network"))
+    seen: list[torch.dtype] = []
+    hook = model.vae.decoder.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    try:
+        close = only_film(REQUEST, model, halves)
+    finally:
+        hook.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert np.abs(frames_of(exact).astype(int) - frames_of(close)).mean() < 30
 
 
 def test_no_guidance_is_one_pass_a_step(model: Model, host: Standalone) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import t2v
 from t2v.errors import FilmError, MemoryShortage
-from t2v.video import FORMATS, Frame, next_path, probe, write_film
+from t2v.video import FORMATS, Frame, files, next_path, probe, recent_films, write_film
 from t2v.video.files import slug
 
 ROOT = Path(t2v.__file__).parents[1]
@@ -266,3 +266,74 @@ def test_when_every_name_is_taken_the_film_says_so(tmp_path: Path, monkeypatch: 
     with pytest.raises(FilmError, match="no free name"):
         write_film([PICTURE], tmp_path / "film.gif", 8)
     assert names(tmp_path) == ["film-2.gif", "film.gif"]
+
+
+# The films that there are
+
+
+def made(folder: Path, *films: str) -> list[Path]:
+    """Empty files below `folder`, each a second younger than the one before."""
+    for age, film in enumerate(films):
+        (folder / film).parent.mkdir(parents=True, exist_ok=True)
+        (folder / film).touch()
+        os.utime(folder / film, (1_700_000_000 + age,) * 2)
+    return [folder / film for film in films]
+
+
+def test_recent_films_are_the_last_of_the_last_days(tmp_path: Path) -> None:
+    films = made(tmp_path, "2026-10-30/00001-1-a.mp4", "2026-11-02/00007-1-b.webm", "2026-11-02/00001-5-c.gif",
+                 "2026-11-03/00002-1-a.WEBP", "2026-11-03/best of.mp4")
+    assert recent_films(tmp_path, 100) == films[::-1]
+    assert recent_films(tmp_path, 3) == films[:1:-1]
+    assert recent_films(tmp_path, 0) == recent_films(tmp_path, -1) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_film_is_recent_as_soon_as_it_is_written_and_frames_in_a_folder_are_none(
+        tmp_path: Path, format: str) -> None:
+    def frames() -> Iterator[Frame]:
+        assert recent_films(tmp_path, 5) == []
+        yield PICTURE
+
+    film = write_film(frames(), next_path(tmp_path, "a", 1, FORMATS[format].extension), 8)
+    assert recent_films(tmp_path, 5) == ([film] if film.is_file() else [])
+
+
+def test_what_is_no_finished_film_is_none_of_the_recent_ones(tmp_path: Path) -> None:
+    day = tmp_path / TODAY
+    (film,) = made(tmp_path, f"{TODAY}/00001-1-a.mp4")
+    made(tmp_path, "00001-1.mp4", "holiday/00001-1.mp4", "2026-1-1/00001-1.mp4", f"{TODAY}/.t2v-0a/film.mp4",
+         f"{TODAY}/.t2v-00001.claim", f"{TODAY}/._00001-1-a.mp4", f"{TODAY}/00002-1-a.txt", f"{TODAY}/mp4",
+         f"{TODAY}/00003-1-a.mp4/film.mp4")
+    (day / "00004-1-a.mp4").symlink_to(tmp_path / "absent")
+    (tmp_path / "2026-11-01").touch()
+    (tmp_path / "2026-11-02").symlink_to(tmp_path / "2026-11-02")
+    assert recent_films(tmp_path, 100) == [film]
+
+
+def test_where_there_is_no_folder_there_are_no_recent_films(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert recent_films(tmp_path / "absent", 5) == recent_films(tmp_path / "file", 5) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read everything")
+def test_a_day_that_may_not_be_read_is_left_out(tmp_path: Path) -> None:
+    (film, _) = made(tmp_path, "2026-11-01/00001-1.mp4", "2026-11-02/00001-1.mp4")
+    (tmp_path / "2026-11-02").chmod(0)
+    try:
+        assert recent_films(tmp_path, 5) == [film]
+    finally:
+        (tmp_path / "2026-11-02").chmod(0o700)
+
+
+def test_older_days_are_not_even_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, *(f"2026-{month:02d}-01/{number:05d}-1.mp4" for month in range(1, 13) for number in range(1, 4)))
+    looked, scandir = [], os.scandir
+
+    def noted(folder: Path) -> object:
+        looked.append(folder.name)
+        return scandir(folder)
+
+    monkeypatch.setattr(files.os, "scandir", noted)
+    assert len(recent_films(tmp_path, 5)) == 5
+    assert looked == [tmp_path.name, "2026-12-01", "2026-11-01"]

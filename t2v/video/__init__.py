@@ -1,4 +1,4 @@
-"""Frames to files and back: `write_film`, `read_film`, `probe`, `read_infotext`, `next_path`; FORMATS.
+"""Frames to files and back: `write_film`, `read_film`, `probe`, `read_infotext`, `next_path`, `recent_films`; FORMATS.
 
 Films go through PyAV itself and pictures through Pillow, not through imageio: its PyAV plugin can neither convert
 and tag colours as BT.709, nor set container options (faststart) or metadata, nor add sound, and its Pillow plugin
@@ -20,14 +20,14 @@ import numpy as np
 
 from t2v.errors import FilmError, RequestError
 from t2v.video.base import Add, Frame, PyAVError, Recording, Writer, writing
-from t2v.video.files import draft, next_path, publish
+from t2v.video.files import draft, newest, next_path, publish
 from t2v.video.movie import MP4, WEBM, write_movie
 from t2v.video.pictures import write_gif, write_png, write_webp
 from t2v.video.reading import FilmInfo, probe, read_film, read_infotext
 from t2v.video.sound import check_soundtrack
 
 __all__ = ["FORMATS", "FilmInfo", "Format", "Frame", "check_film", "next_path", "probe", "read_film", "read_infotext",
-           "write_film"]
+           "recent_films", "write_film"]
 
 MIN_FPS = 0.01
 
@@ -108,6 +108,14 @@ def _alike(frames: Iterable[Frame], path: Path) -> Iterable[Frame]:
             raise FilmError(f"{path}: a frame must be RGB uint8 [h, w, 3] and as large as the first, "
                             f"not {frame.dtype} {list(frame.shape)}")
         yield frame
+
+
+def recent_films(folder: Path, count: int) -> list[Path]:
+    """The last `count` films that went to `folder` under names of `next_path`'s kind, the newest first; files only.
+
+    Folders of frames are left out, and so is what cannot be read. Nothing there, no folder: an empty list.
+    """
+    return newest(folder, count, {format.extension for format in FORMATS.values() if format.extension})
 
 
 def _format_of(path: Path) -> str:

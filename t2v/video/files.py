@@ -10,9 +10,10 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -24,6 +25,7 @@ HIDDEN = ".t2v-"
 STALE_SECONDS = 24 * 3600
 SLUG_BYTES = 100  # a file name may have 255 bytes, on encrypted folders 143
 NUMBER = re.compile(r"(\d{5,6})(?=-)")
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 TRIES = 1000
 
 
@@ -42,6 +44,31 @@ def slug(prompt: str) -> str:
     text = unicodedata.normalize("NFC", prompt).lower()
     kept = "".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in text)
     return "-".join(kept.split()).encode()[:SLUG_BYTES].decode(errors="ignore").strip("-")
+
+
+def newest(folder: Path, count: int, extensions: Collection[str]) -> list[Path]:
+    """The last `count` files with one of `extensions` in the dated folders of `folder`, the newest first.
+
+    Days are gone back to only as far as needed. What cannot be read is left out.
+    """
+    days = sorted((path for path, _ in _entries(folder) if DAY.fullmatch(path.name)), reverse=True)
+    films = (film for day in days for film in _films(day, extensions))
+    return list(itertools.islice(films, max(0, count)))
+
+
+def _films(day: Path, extensions: Collection[str]) -> list[Path]:
+    """The visible files of a day with one of `extensions`, the newest first."""
+    found = [(status.st_mtime_ns, path) for path, status in _entries(day)
+             if stat.S_ISREG(status.st_mode) and path.suffix.lower() in extensions and not path.name.startswith(".")]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What is in `folder`, as far as it is there and may be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # a link to nowhere, or a file that has just gone
+                yield folder / entry.name, entry.stat()
 
 
 @contextmanager

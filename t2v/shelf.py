@@ -1,0 +1,49 @@
+"""The model that was used last, so that the next film begins at once."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from t2v.hosts import Host
+from t2v.memory import placed
+from t2v.models import Model, catalog
+
+
+class Shelf:
+    """Holds one model: opened, and if asked for on the device. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self.key: tuple[object, ...] = ()
+        self.model: Model | None = None
+        self.lifted = ExitStack()
+        self.place: tuple[object, ...] = ()
+
+    def get(self, folder: Path, name: str) -> Model:
+        """The model in `folder`, opened anew only if it is another, or its files have changed. ModelError as ever."""
+        key = (name, folder, tuple(sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size)
+                                          for path in folder.iterdir())))
+        if self.model is None or self.key != key:
+            self.clear()
+            self.model, self.key = catalog.load_model(folder, name), key
+        return self.model
+
+    def lift(self, host: Host) -> None:
+        """The weights of all networks onto the device, where `placed` then finds them."""
+        assert self.model is not None
+        place = (host.device, host.dtype, host.vae_dtype)
+        if self.place == place:
+            return
+        self.lower()
+        self.place = place
+        for network, dtype in ((self.model.text, host.dtype), (self.model.unet, host.dtype),
+                               (self.model.vae, host.vae_dtype)):
+            self.lifted.enter_context(placed(network, host.device, dtype))
+
+    def lower(self) -> None:
+        """Off the device again."""
+        self.lifted.close()
+        self.place = ()
+
+    def clear(self) -> None:
+        """No model, no memory."""
+        self.lower()
+        self.model, self.key = None, ()
