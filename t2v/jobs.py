@@ -10,6 +10,7 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from enum import Enum
 
 import numpy as np
@@ -230,7 +231,7 @@ class Runner:
                 try:
                     self.make(job)
                 finally:
-                    self.park()
+                    tidied(self.park)
         except T2VError as problem:
             error = str(problem)
         except Exception as problem:
@@ -252,8 +253,7 @@ class Runner:
             job.started = time.time()
             job.become(State.RUNNING)
         job.tick("load", 0, 1)
-        folder = catalog.find_model(job.request.model, self.host.model_folders)
-        job.model = self.shelf.get(folder, job.request.model)
+        job.model = self.shelf.get(job.request.model, self.host.model_folders)
         if self.host.settings.keep == "device":
             self.shelf.lift(self.host)
         job.tick("load", 1, 1)
@@ -261,7 +261,6 @@ class Runner:
             return
         for film in generate(job.request, job.model, self.host, job):
             job.films.append(film)
-            self.host.offer(film.path)
             job.tell()
             if job.last:
                 return
@@ -274,3 +273,11 @@ class Runner:
         if keep == "nothing":
             self.shelf.clear()
         self.host.collect()
+
+
+def tidied(step: Callable[[], None]) -> None:
+    """Takes a step of cleaning up. What goes wrong in it is logged, and takes no film away that has been made."""
+    try:
+        step()
+    except Exception:
+        log.exception("Text2Video: cleaning up after a job")

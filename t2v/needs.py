@@ -11,7 +11,7 @@ drop what it has read. They count as needed, for reading them again at every ste
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ from torch import nn
 
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
-from t2v.models import catalog, configuration, modelscope
-from t2v.models.autoencoder import AutoencoderConfig
-from t2v.models.unet import UNetConfig
+from t2v.models import catalog
+from t2v.models.assembly import weights
+from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from t2v.models.checkpoint import blank
+from t2v.models.configuration import Defaults
+from t2v.models.contents import contents, size_of
+from t2v.models.text import TextConfig, TextTower
+from t2v.models.unet import UNet3D, UNetConfig
 from t2v.request import VideoRequest
 
 RESERVE = 512 * 2**20  # bytes
@@ -60,9 +65,13 @@ def need_of(request: VideoRequest, host: Host) -> int | None:
 def verdict(request: VideoRequest, host: Host) -> str:
     """One sentence: what the request needs, what there is, and what to do if that is too little; "" where need_of is
     None."""
-    found, memory, cpu = need(request, host), host.memory, host.device.type == "cpu"
-    if found is None:
-        return ""
+    found = need(request, host)
+    return sentence(found, host) if found else ""
+
+
+def sentence(found: Need, host: Host) -> str:
+    """What is needed, what there is, and what to do if that is too little."""
+    memory, cpu = host.memory, host.device.type == "cpu"
     needs = f"Needs about {amount(found.device)} {'of memory' if cpu else 'on the device'}"
     if memory is None:
         return f"{needs}."
@@ -79,14 +88,14 @@ def shortage_on_device(found: Need, memory: Memory) -> str:
     if found.device > memory.total:
         return "it does not fit, so take fewer frames or a smaller size"
     if found.device <= memory.free or found.device + RESERVE > memory.total:
-        return "it will be tight, and safe with fewer frames or a smaller size"
+        return "it will be tight, and easier with fewer frames or a smaller size"
     return "others have to make room"
 
 
 def shortage_of_memory(found: Need, memory: Memory) -> str:
     """The same where weights need not stay in memory, and other programs cannot be sent away."""
     if found.device <= memory.free:
-        return "it will be tight, and safe with fewer frames or a smaller size"
+        return "it will be tight, and easier with fewer frames or a smaller size"
     if found.device - found.weights + RESERVE <= memory.free:
         return "it will be slow, reading the model from the disk at every step, unless other programs are closed"
     return "it does not fit, so take fewer frames or a smaller size, or close other programs"
@@ -100,12 +109,28 @@ def amount(size: int) -> str:
 def need(request: VideoRequest, host: Host) -> Need | None:
     """What the hungriest part of making a film of `request` takes; None where that cannot be told."""
     try:
-        folder = catalog.find_model(request.model, host.model_folders)
-        files = [(path, path.stat()) for path in sorted(folder.iterdir())]
-        sizes = sizes_of(folder, tuple((path, status.st_mtime_ns, status.st_size) for path, status in files))
-        film = request.filled(sizes.defaults)
+        return need_of_model(catalog.find_model(request.model, host.model_folders), request, host)
+    except T2VError:
+        return None
+
+
+def need_of_model(path: Path, request: VideoRequest, host: Host) -> Need | None:
+    """The same with the model at `path`, whatever the request names."""
+    try:
+        files = [path] if path.is_file() else sorted(path.iterdir())
+        states = tuple((file, status.st_mtime_ns, status.st_size) for file in files for status in (file.stat(),))
+        return need_with(sizes_of(path, tuple(host.model_folders), states), request, host)
     except (T2VError, OSError):
         return None
+
+
+def need_of_published(request: VideoRequest, host: Host) -> Need | None:
+    """The same with the published model in half precision, which need not be there."""
+    return need_with(published_sizes(), request, host)
+
+
+def need_with(sizes: Sizes, request: VideoRequest, host: Host) -> Need | None:
+    film = request.filled(sizes.defaults)
     if film.frames is None or film.height is None or film.width is None:
         return None
     latents = film.frames * (film.height // sizes.factor) * (film.width // sizes.factor)
@@ -126,12 +151,24 @@ def stages(sizes: Sizes, latents: int, pixels: int, host: Host) -> list[Need]:
 
 
 @lru_cache(maxsize=32)
-def sizes_of(folder: Path, files: object) -> Sizes:  # noqa: ARG001
-    """The sizes of the model in a folder, for as long as its `files` stay the same. ModelError where there is none."""
-    unet, vae, text = modelscope.networks(folder)
-    file = modelscope.weight_file(folder, configuration.read_configuration(folder).files.ckpt_unet)
-    return Sizes(catalog.describe(folder), count(unet), count(vae), count(text), file.stat().st_size,
-                 unet_numbers(unet.config), decoder_numbers(vae.config), vae.factor)
+def sizes_of(path: Path, folders: tuple[Path, ...], files: object) -> Sizes:  # noqa: ARG001
+    """The sizes of a model, for as long as its `files` stay the same. ModelError or OSError where there is none."""
+    made = catalog.configured(path, folders)
+    unet_file = weights(contents(path), UNet3D, made.files.ckpt_unet).resolve(strict=True)
+    return sizes(catalog.networks(path, folders), size_of(unet_file), asdict(made.defaults))
+
+
+@lru_cache(maxsize=1)
+def published_sizes() -> Sizes:
+    unet = blank(UNet3D, UNetConfig())
+    networks = unet, blank(AutoencoderKL, AutoencoderConfig()), blank(TextTower, TextConfig())
+    return sizes(networks, 2 * count(unet), asdict(Defaults()))
+
+
+def sizes(networks: tuple[UNet3D, AutoencoderKL, TextTower], unet_file: int, defaults: Mapping[str, Any]) -> Sizes:
+    unet, vae, text = networks
+    return Sizes(defaults, count(unet), count(vae), count(text), unet_file, unet_numbers(unet.config),
+                 decoder_numbers(vae.config), vae.factor)
 
 
 def count(network: nn.Module) -> int:

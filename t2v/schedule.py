@@ -139,6 +139,18 @@ def squaredcos_cap_v2(
     return from_betas(betas, prediction, zero_terminal_snr)
 
 
+def rescaled(schedule: Schedule, end: float, over: int = 400) -> Schedule:
+    """The signal made smaller, evenly from 1 at timestep 0 to `end` at `over` - 1 and beyond; noise as it was.
+
+    How VideoCrafter2 was trained (Chen et al. 2024, arXiv 2401.09047), with `end` 0.7.
+    """
+    if end == 1:
+        return schedule
+    scale = torch.full_like(schedule.alphas, end)
+    scale[:over] = torch.linspace(1, end, over, dtype=scale.dtype)[: len(scale)]
+    return Schedule(schedule.alphas * scale, schedule.sigmas, schedule.prediction)
+
+
 # ---- Schedule -> the noise levels of so many steps; float64 [steps + 1], strictly descending ----
 
 
@@ -166,6 +178,17 @@ def trailing(schedule: Schedule, steps: int) -> Tensor:
     """The timesteps k T / steps - 1 for k = steps ... 1, rounded, then no noise (Lin et al. 2023, table 2)."""
     count = checked(schedule, steps)
     return to_zero(schedule.noise_level((torch.arange(steps, 0, -1, dtype=torch.float64) * count / steps).round() - 1))
+
+
+def lcm(schedule: Schedule, steps: int, distilled: int = 50) -> Tensor:
+    """Evenly chosen from the 50 timesteps on which consistency models are distilled, then no noise (Luo et al. 2023).
+
+    With more steps than those, as many as needed.
+    """
+    count = checked(schedule, steps)
+    grid = min(count, max(distilled, steps))
+    timesteps = torch.arange(grid, 0, -1, dtype=torch.float64) * (count // grid) - 1
+    return to_zero(schedule.noise_level(timesteps[torch.arange(steps) * grid // steps]))
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
@@ -229,4 +252,5 @@ SPACINGS: dict[str, Spacing] = {
     "linspace": linspace,
     "trailing": trailing,
     "karras": karras,
+    "lcm": lcm,
 }

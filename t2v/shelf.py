@@ -6,6 +6,7 @@ from pathlib import Path
 from t2v.hosts import Host
 from t2v.memory import placed
 from t2v.models import Model, catalog
+from t2v.models.contents import contents
 
 
 class Shelf:
@@ -17,13 +18,14 @@ class Shelf:
         self.lifted = ExitStack()
         self.place: tuple[object, ...] = ()
 
-    def get(self, folder: Path, name: str) -> Model:
-        """The model in `folder`, opened anew only if it is another, or its files have changed. ModelError as ever."""
-        key = (name, folder, tuple(sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size)
-                                          for path in folder.iterdir())))
+    def get(self, name: str, folders: list[Path]) -> Model:
+        """The model of a name, opened anew only if it is another, or its files have changed. ModelError as ever."""
+        path = catalog.find_model(name, folders)
+        files = contents(path).files
+        key = (name, path, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
         if self.model is None or self.key != key:
             self.clear()
-            self.model, self.key = catalog.load_model(folder, name), key
+            self.model, self.key = catalog.load_model(path, name, folders), key
         return self.model
 
     def lift(self, host: Host) -> None:

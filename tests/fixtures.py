@@ -196,7 +196,7 @@ def tensor_pickle(numel: int = 4, offset: int = 0, shape: str = "(I4\nt", stride
 
 
 @contextmanager
-def one_clear_sentence(words: str = "") -> Iterator[None]:
+def one_clear_sentence(words: str = ".") -> Iterator[None]:
     """A ModelError of one line that says `words`, after less than a second of work."""
     began = time.process_time()
     with pytest.raises(ModelError, match=words) as caught:

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from t2v.models import checkpoint
-from t2v.models.checkpoint import fingerprint, kind, load_network, part, read, sample
+from t2v.models.checkpoint import fingerprint, kind, load_network, read, sample
 from t2v.models.ram import available_memory
 from tests.fixtures import (
     CONTAINERS,
@@ -256,7 +255,10 @@ class Small(nn.Module):
         self.temopral_conv = nn.Linear(width, width)
 
 
-SMALL = partial(part, prefixes=["model.diffusion_model.", ""], tops=("input_blocks.", "temopral_conv."))
+def small(names: Iterable[str]) -> dict[str, str]:
+    """The names of such a network, alone or among those of a trainer."""
+    bare = {name.removeprefix("model.diffusion_model."): name for name in names}
+    return {name: original for name, original in bare.items() if name.startswith(("input_blocks.", "temopral_conv."))}
 
 
 def small_state(width: int = 300) -> dict[str, Tensor]:
@@ -268,7 +270,7 @@ def test_a_network_is_ready_to_run_with_the_weights_of_the_file(container: str, 
     path, state = tmp_path / "weights.pth", small_state()
     CONTAINERS[container]({key: tensor.half() for key, tensor in state.items()}, path)
     random = torch.get_rng_state()
-    network = load_network(Small, 300, read(path, SMALL), path)
+    network = load_network(Small, 300, read(path, small), path)
     assert_same(network.state_dict(), {key: tensor.half() for key, tensor in state.items()})
     assert not network.training
     assert not any(weight.requires_grad or weight.is_meta for weight in network.parameters())
@@ -364,16 +366,10 @@ def test_kinds_of_files_are_told_apart_by_their_names() -> None:
         "a UNet in the layout of diffusers")
 
 
-def test_a_part_is_found_under_whatever_prefix_it_has() -> None:
-    assert part(["a.net.x", "b"], ["a.", ""], ("net.",)) == {"net.x": "a.net.x"}
-    assert part(["net.x", "b"], ["a.", ""], ("net.",)) == {"net.x": "net.x"}
-    assert part(["other"], ["a.", ""], ("net.",)) == {"other": "other"}
-
-
 def test_the_fingerprint_is_that_of_the_weights_and_not_of_the_container(tmp_path: Path) -> None:
     def printed(state: dict[str, Tensor], container: str) -> str:
         CONTAINERS[container](state, tmp_path / "weights.pth")
-        return fingerprint(load_network(Small, 300, read(tmp_path / "weights.pth", SMALL), tmp_path))
+        return fingerprint(load_network(Small, 300, read(tmp_path / "weights.pth", small), tmp_path))
 
     prints = {container: printed(small_state(), container) for container in CONTAINERS}
     assert len(set(prints.values())) == 1

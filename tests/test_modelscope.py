@@ -1,7 +1,6 @@
 """Model folders: from configuration.json and four files to networks, and from a name to a folder."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,6 @@ from t2v.errors import RequestError
 from t2v.models import catalog, configuration, modelscope
 from t2v.models.autoencoder import AutoencoderConfig
 from t2v.models.configuration import Defaults, read_configuration
-from t2v.models.text import TextConfig
 from t2v.models.unet import UNetConfig
 from t2v.request import VideoRequest
 from t2v.sampling import find_sampler
@@ -80,7 +78,7 @@ def test_what_the_model_says_of_itself(folder: Path) -> None:
     assert model.defaults == {"width": 64, "height": 256, "frames": 16, "fps": 8.0, "steps": 50, "cfg_scale": 7.5,
                               "sampler": "DDIM", "spacing": "leading"}
     assert torch.equal(model.schedule.alphas, linear(0.00085, 0.02).alphas)
-    assert modelscope.describe(folder) == {**model.defaults, "card": "Coloured shapes."}
+    assert catalog.describe(folder).items() >= {**model.defaults, "card": "Coloured shapes."}.items()
 
 
 def test_the_published_configuration_is_the_default_of_everything(tmp_path: Path) -> None:
@@ -96,12 +94,6 @@ def test_the_published_configuration_is_the_default_of_everything(tmp_path: Path
     assert found.schedule().prediction == "eps"
     (tmp_path / "configuration.json").unlink()
     assert read_configuration(tmp_path) == found
-
-
-def test_a_missing_configuration_is_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "t2v"):
-        read_configuration(tmp_path)
-    assert "has no configuration.json" in caplog.text
 
 
 def test_the_defaults_fill_a_request() -> None:
@@ -168,12 +160,6 @@ def test_a_whole_openclip_file_gives_its_text_half(folder: Path) -> None:
               "transformer.text_model.embeddings.position_ids": torch.arange(77)}
     save_zip(states()[CLIP] | others, folder / CLIP)
     modelscope.load(folder)
-
-
-@pytest.mark.parametrize(("layers", "skip"), [(24, 1), (23, 0)])
-def test_a_tower_that_lost_its_unused_layer_uses_all_it_has(layers: int, skip: int) -> None:
-    state = {f"transformer.resblocks.{i}.ln_1.weight": torch.ones(1) for i in range(layers)}
-    assert modelscope.published_tower(state) == TextConfig(layers=layers, skip_last=skip)
 
 
 # ---- a folder that is wrong ----
@@ -271,6 +257,8 @@ def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(name: str, fol
     content = fixtures.configuration()
     content["model"]["model_args"]["ckpt_unet"] = name
     write(folder, content)
+    modelscope.load(folder)  # whatever its name is, the UNet is there
+    (folder / UNET).unlink()
     with one_clear_sentence("is not there|cannot be read"):
         modelscope.load(folder)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,6 +159,13 @@ def test_modelscope_spacing_visits_the_timesteps_of_its_pipeline_and_ends_at_tim
     assert timesteps("modelscope", 50) == list(range(981, 0, -20))
     assert timesteps("modelscope", 30) == list(range(958, 0, -33))  # theirs: 31 steps, from 991
     assert SPACINGS["modelscope"](PUBLISHED, 50)[-1] == PUBLISHED.noise_levels[0]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 5, 6, 7, 8, 25, 50])
+def test_lcm_visits_the_timesteps_of_diffusers_lcm(steps):
+    theirs = LCMScheduler(**DIFFUSERS)
+    theirs.set_timesteps(steps)
+    assert timesteps("lcm", steps) == theirs.timesteps.tolist()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 25, 30, 50, 333, 999])

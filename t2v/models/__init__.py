@@ -27,3 +27,4 @@ class Model:
     hash: str  # ten hex digits for the settings of a film, see checkpoint.fingerprint
     projection: Tensor  # c+1 3      from latents to colours -1..1 for the preview; the last row is added
     card: str = ""  # what its makers say about it, in a few words
+    notes: tuple[str, ...] = ()  # what was missing or not as expected, and what is used instead; a sentence each

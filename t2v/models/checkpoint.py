@@ -9,8 +9,8 @@ Whatever is wrong with a file ends in one ModelError that says what the file is 
 
 import hashlib
 import json
-import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from t2v.errors import ModelError
+from t2v.models.disk import AGAIN, head_of, read_json
 from t2v.models.ram import available_memory
 from t2v.models.torchfile import LEGACY_MAGIC, ZIP_MAGIC, Choose, gigabytes, read_torch
 
-AGAIN = "Download it again"
 State = Mapping[str, Tensor]
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
+MAX_INDEX = 4 * 2**20  # bytes; that of 1,480 weights has 200,000
 
 
 def everything(names: Iterable[str]) -> dict[str, str]:
@@ -38,9 +39,18 @@ def read(path: Path, choose: Choose = everything) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU. Nothing of them is read from the disk until it is used.
 
     `choose` says which of the names in the file are wanted, and what they are called from here on.
-    Knows torch's two containers and safetensors. Raises ModelError for every other file, and for a broken one.
+    Knows torch's two containers, safetensors, and the index of a file in several parts. Raises ModelError for every
+    other file, and for a broken one.
     """
     head = head_of(path)
+    is_text = head.lstrip().startswith(b"{") and b"\0" not in head
+    tensors = _read_parts(path, choose) if is_text else _read_whole(path, head, choose)
+    if not tensors:
+        raise ModelError(path, "holds no tensors by name", "Choose the file with the weights themselves")
+    return tensors
+
+
+def _read_whole(path: Path, head: bytes, choose: Choose) -> dict[str, Tensor]:
     for begins, problem, remedy in IMPOSTORS:
         if begins(head):
             raise ModelError(path, problem, remedy)
@@ -48,27 +58,33 @@ def read(path: Path, choose: Choose = everything) -> dict[str, Tensor]:
     if reader is None:
         raise ModelError(path, "is not a weight file of a known kind (.pth, .ckpt, .bin, .safetensors)", AGAIN)
     try:
-        tensors = reader(path, choose)
+        return reader(path, choose)
     except (OSError, MemoryError) as error:
         raise ModelError(path, f"cannot be mapped into memory ({error})", "Close other programs, try again") from error
-    if not tensors:
-        raise ModelError(path, "holds no tensors by name", "Choose the file with the weights themselves")
-    return tensors
 
 
-def head_of(path: Path) -> bytes:
-    """The first bytes of a file; ModelError where there is no file to read."""
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ModelError(path, f"is a {'folder' if stat.S_ISDIR(mode) else 'device'}, not a file", "Move it away")
-        with path.open("rb") as file:
-            return file.read(512)
-    except FileNotFoundError as error:
-        raise ModelError(path, "is not there", "Put the file there, or choose another model") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(path, f"cannot be read ({reason})", "Look at its permissions and at the disk") from error
+def _read_parts(index: Path, choose: Choose) -> dict[str, Tensor]:
+    """The tensors of a file in several parts, from the index that says which part holds which."""
+    content = read_json(index, MAX_INDEX)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(part, str) for part in places.values()):
+        raise ModelError(index, "is not a weight file, and no index of weight files either", AGAIN)
+    parts: dict[str, dict[str, str]] = {}
+    for name, original in choose(places).items():
+        parts.setdefault(places[original], {})[name] = original
+    found: dict[str, Tensor] = {}
+    for part, names in sorted(parts.items()):
+        if part != Path(part).name or not part.strip("."):
+            raise ModelError(index, f"names {part[:100]!r}, no file of its own folder", AGAIN)
+        path = index.with_name(part)
+        found |= _read_whole(path, head_of(path), partial(_only, names))
+    return found
+
+
+def _only(names: Mapping[str, str], there: Iterable[str]) -> dict[str, str]:
+    """Those of the chosen `names` that are `there`; `filled` finds out what is missing."""
+    there = set(there)
+    return {name: original for name, original in names.items() if original in there}
 
 
 def _read_safetensors(path: Path, choose: Choose) -> dict[str, Tensor]:
@@ -93,29 +109,25 @@ def _promised_by_safetensors(path: Path) -> int:
         return 0
 
 
-def part(names: Iterable[str], prefixes: Iterable[str], tops: tuple[str, ...]) -> dict[str, str]:
-    """The names of one network in a file that may hold several, by its own names for them; for `read` to choose.
-
-    `prefixes`: where trainers put this network, tried in this order; `tops`: how its own names begin.
-    All `names` when nothing is found, so that `load_network` can say what the file holds instead.
-    """
-    names = list(names)
-    for prefix in prefixes:
-        begins = tuple(prefix + top for top in tops)
-        found = {name[len(prefix):]: name for name in names if name.startswith(begins)}
-        if found:
-            return found
-    return everything(names)
-
-
 def load_network(network_class: Callable[[Config], Network], config: Config, state: State, path: Path) -> Network:
-    """A network with the weights of `state`, which came from `path`: evaluating, without gradients, on the CPU.
+    """A network with the weights of `state`, which came from `path`. ModelError as in `filled`."""
+    return filled(blank(network_class, config), state, path)
 
-    Raises ModelError where names or shapes differ from what `config` asks for, or weights are no numbers.
-    """
+
+def blank(network_class: Callable[[Config], Network], config: Config) -> Network:
+    """A network that has names and shapes, and no weights."""
     with torch.device("meta"), _Uninitialised():
-        network = network_class(config)
+        return network_class(config)
+
+
+def filled(network: Network, state: State, path: Path) -> Network:
+    """`network`, so far blank, with the weights of `state`, from `path`: evaluating, without gradients, on the CPU.
+
+    Raises ModelError where names or shapes differ from the network's, or weights are no numbers. Axes of length one
+    make no difference: a kernel of length 1 is a matrix.
+    """
     expected = network.state_dict()
+    state = {key: _reshaped(tensor, expected.get(key, tensor)) for key, tensor in state.items()}
     problem = mismatch(expected, state)
     if problem:
         raise ModelError(path, problem, "Check that configuration.json and this file belong to the same model")
@@ -125,6 +137,13 @@ def load_network(network_class: Callable[[Config], Network], config: Config, sta
             raise ModelError(path, f"holds weights that are not numbers (NaN or infinity), as in {key}", AGAIN)
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def _reshaped(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor` in the shape of `like`, where they differ only in axes of length one."""
+    if tensor.ndim and [n for n in tensor.shape if n != 1] == [n for n in like.shape if n != 1]:
+        return tensor.reshape(like.shape)
+    return tensor
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -15,7 +15,6 @@ colour of all zeros, -1 (dark) to 1. What is left out is as published, and so is
 """
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -26,14 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from t2v.errors import ModelError
 from t2v.models.autoencoder import AutoencoderConfig
-from t2v.models.checkpoint import head_of
+from t2v.models.disk import read_json
 from t2v.models.text import TextConfig
 from t2v.models.unet import UNetConfig
-from t2v.schedule import SCHEDULES, Prediction, Schedule
+from t2v.schedule import SCHEDULES, Prediction, Schedule, rescaled
 
 FILE = "configuration.json"
-MAX_BYTES = 100_000
-log = logging.getLogger(__name__)
 Section = TypeVar("Section")
 Colours = tuple[tuple[float, float, float], ...]
 
@@ -64,6 +61,7 @@ class Betas:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     zero_terminal_snr: bool = False
+    rescale: float = 1.0  # of the signal from timestep 400 on, see schedule.rescaled
 
 
 @dataclass(frozen=True)
@@ -93,42 +91,30 @@ class Configuration:
     defaults: Defaults
     latent_rgb: Colours
     card: str
+    notes: tuple[str, ...] = ()  # what was not as expected, and what was done about it
 
     def schedule(self) -> Schedule:
         """The noise that the UNet was trained on."""
         betas, prediction = self.betas, cast(Prediction, self.diffusion.mean_type)
-        return SCHEDULES[betas.name](
+        trained = SCHEDULES[betas.name](
             betas.beta_start, betas.beta_end, self.diffusion.num_timesteps, prediction, betas.zero_terminal_snr)
+        return rescaled(trained, betas.rescale)
 
 
-def read_configuration(folder: Path) -> Configuration:
-    """The configuration of a model folder. ModelError where the file is no such thing or asks for the impossible."""
+def read_configuration(folder: Path, usual: Mapping[str, Any] | None = None) -> Configuration:
+    """The configuration of a model folder, with the `usual` defaults of such a model where the file says nothing.
+
+    ModelError where the file is no such thing or asks for the impossible.
+    """
     path = folder / FILE
-    if not path.exists():
-        log.info("%s has no %s; taking it for the published model", folder, FILE)
-    text = _text(path) if path.exists() else "{}"
+    content = read_json(path) if path.exists() else {}
     try:
-        return _configuration(json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ModelError(path, f"is not valid JSON{place}", "Download it again") from error
+        return _configuration(content, usual or {})
     except ValueError as error:
         raise ModelError(path, str(error), "Correct it, or download it again") from error
 
 
-def _text(path: Path) -> str:
-    head = head_of(path).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith(b"<"):
-        raise ModelError(path, "is a web page, not JSON", "Download the file itself, with the page's download button")
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelError(path, "is far too long for a configuration", "Download it again")
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ModelError(path, "is not text", "Download it again") from error
-
-
-def _configuration(content: Any) -> Configuration:
+def _configuration(content: Any, usual: Mapping[str, Any]) -> Configuration:
     """ValueError in words where something is wrong."""
     if not isinstance(content, dict):
         raise ValueError("holds no JSON object")
@@ -137,18 +123,26 @@ def _configuration(content: Any) -> Configuration:
     unknown = ours.keys() - {"card", "defaults", "autoencoder", "text", "schedule", "latent_rgb"}
     if unknown:
         raise ValueError(f"has an unknown block {json.dumps(min(unknown))[:60]} in its block \"t2v\"")
-    files, vae = _section(Files, _known(Files, arguments)), _section(AutoencoderConfig, _block(ours, "autoencoder"))
+    files, vae = section(Files, _known(Files, arguments)), section(AutoencoderConfig, _block(ours, "autoencoder"))
+    for name in (files.ckpt_unet, files.ckpt_autoencoder, files.ckpt_clip):
+        if not name.strip(".") or name != Path(name).name:
+            raise ValueError(f"names {name[:100]!r}, no file of its own folder")
     made = Configuration(
         files=files,
-        unet=_section(UNetConfig, _known(UNetConfig, {key.removeprefix("unet_"): values[key] for key in values})),
+        unet=section(UNetConfig, _known(UNetConfig, {key.removeprefix("unet_"): values[key] for key in values})),
         vae=vae,
-        text=_section(TextConfig, _block(ours, "text")) if "text" in ours else None,
-        diffusion=_section(Diffusion, _known(Diffusion, values)),
-        betas=_section(Betas, _block(ours, "schedule")),
-        defaults=_section(Defaults, {"frames": files.max_frames, **_block(ours, "defaults")}),
+        text=section(TextConfig, _block(ours, "text")) if "text" in ours else None,
+        diffusion=section(Diffusion, _known(Diffusion, values)),
+        betas=section(Betas, _block(ours, "schedule")),
+        defaults=section(Defaults, {"frames": files.max_frames, **usual, **_block(ours, "defaults")}),
         latent_rgb=_colours(ours["latent_rgb"]) if "latent_rgb" in ours else usual_colours(vae.embed_dim),
         card=str(ours.get("card", "")),
     )
+    return checked(made)
+
+
+def checked(made: Configuration) -> Configuration:
+    """`made`, if a model can be so; ValueError in words otherwise."""
     for complaint in _complaints(made):
         raise ValueError(complaint)
     return made
@@ -167,11 +161,11 @@ def _known(section: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {spec.name: values[spec.name] for spec in fields(section) if spec.name in values}
 
 
-def _section(section: type[Section], values: Mapping[str, Any]) -> Section:
+def section(kind: type[Section], values: Mapping[str, Any]) -> Section:
     """`values` in the types of a section (the text "True" is True, as published), its defaults for what is missing."""
     if any(mark in json.dumps(values) for mark in ("${", "???")):
         raise ValueError("holds ${...} or ???, which have no meaning here")
-    config = OmegaConf.structured(section)
+    config = OmegaConf.structured(kind)
     for key, value in values.items():
         problem = ValueError(f"has an impossible setting {json.dumps({key: value})[:60]}")
         if isinstance(value, list) and len(value) > MAX_LEVELS:
@@ -223,6 +217,8 @@ def _complaints(made: Configuration) -> Iterator[str]:
         yield f"has {len(made.latent_rgb)} rows in t2v.latent_rgb, not {vae.embed_dim} for the channels and one more"
     if made.diffusion.mean_type not in get_args(Prediction):
         yield f"has mean_type {made.diffusion.mean_type[:40]!r}, not one of {', '.join(get_args(Prediction))}"
+    if not 0 < made.betas.rescale <= 1:
+        yield f"has a t2v.schedule.rescale of {made.betas.rescale}, not above 0 and up to 1"
     if made.betas.name not in SCHEDULES or not 0 < made.betas.beta_start <= made.betas.beta_end < 1:
         yield f"has an impossible schedule; its name is one of {', '.join(SCHEDULES)} and its betas are between 0 and 1"
 
@@ -235,7 +231,7 @@ STABLE_DIFFUSION: Colours = (
     (0.0, 0.0, 0.0))
 RANGES: dict[type[Any], dict[str, tuple[float, float]]] = {
     UNetConfig: {"dim": (32, 4096), "dim_mult": (1, 16), "res_blocks": (1, 8), "num_heads": (1, 64),
-                 "head_dim": (1, 1024), "in_dim": (1, 64), "out_dim": (1, 64)},
+                 "head_dim": (1, 1024), "in_dim": (1, 64), "out_dim": (1, 64), "fps": (0, 240)},
     AutoencoderConfig: {"ch": (32, 1024), "ch_mult": (1, 16), "num_res_blocks": (1, 8), "z_channels": (1, 64),
                         "embed_dim": (1, 64), "scale_factor": (1e-6, 1e6)},
     # The tokenizer knows 49,408 tokens, and gives 77 at a time.

@@ -1,87 +1,52 @@
-"""ModelScope text2video: a folder of configuration.json and three weight files."""
+"""ModelScope text2video: a UNet, an autoencoder, a text tower and configuration.json, in files of any name and format.
+
+What is not in configuration.json is as published, and so is everything where there is none, but for small models,
+whose dimensions then can only be those of a model beside them.
+"""
 
 import os
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from t2v.errors import ModelError
 from t2v.models import Model
-from t2v.models.autoencoder import AutoencoderKL
-from t2v.models.checkpoint import State, _Uninitialised, fingerprint, load_network, part, read
-from t2v.models.configuration import FILE, Files, read_configuration
-from t2v.models.text import TextConfig, TextTower
+from t2v.models.assembly import assembled, fits
+from t2v.models.configuration import FILE, Configuration, Files, read_configuration
+from t2v.models.contents import SUFFIXES, Contents, contents, neighbours, size_of
 from t2v.models.unet import UNet3D
+from t2v.models.variants import variant_of
 
-SUFFIXES = (".safetensors", ".pth", ".ckpt", ".bin", ".pt")
-
-# Where the networks are in files that hold more than one, and how their own names begin.
-UNET = partial(part, prefixes=("model.diffusion_model.", "module.", ""), tops=("",))
-AUTOENCODER = partial(part, prefixes=("first_stage_model.", ""),
-                      tops=("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
-TEXT = partial(part, prefixes=("cond_stage_model.model.", ""),
-               tops=("transformer.resblocks.", "token_embedding.", "positional_embedding", "ln_final."))
+PUBLISHED = 1_411_233_860  # weights, of a byte each at the very least
 
 
-def recognises(folder: Path) -> bool:
-    """Whether a folder is meant to be a model of this format."""
-    return os.path.isfile(folder / FILE) or os.path.isfile(weight_file(folder, Files.ckpt_unet))
+def recognises(found: Contents) -> bool:
+    """Whether files are meant to be a model of this format."""
+    usual = Path(Files.ckpt_unet)
+    names = {file.name for file in found.files}
+    return bool(found.holding(UNet3D)) or os.path.isfile(found.path / FILE) or any(
+        usual.with_suffix(suffix).name in names for suffix in SUFFIXES)
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """What a model is made for, without a look at its weights."""
-    configuration = read_configuration(folder)
-    return {**asdict(configuration.defaults), "card": configuration.card}
+def configure(found: Contents, folders: Iterable[Path] = ()) -> Configuration:
+    """What the model is. ModelError where configuration.json is broken."""
+    variant = variant_of(found.path)
+    usual = variant.defaults if variant else {}
+    made = read_configuration(found.path, usual)
+    if os.path.exists(found.path / FILE):
+        return made
+    small = [path for path in found.holding(UNet3D)[:1] if size_of(path) < PUBLISHED]
+    for other in neighbours(found, folders) if small and not fits(made.unet, small[0]) else ():
+        try:
+            lent = read_configuration(other.path, usual)
+        except ModelError:
+            continue
+        if fits(lent.unet, small[0]):
+            return replace(lent, notes=(f"It has no {FILE}; that of {other.path.name} is used.",))
+    return replace(made, notes=(f"It has no {FILE}; it is taken for the published model.",))
 
 
 def load(folder: Path, name: str = "") -> Model:
-    """The model in `folder`, checked and ready; films will say that `name` made them. ModelError where it is not."""
-    configuration = read_configuration(folder)
-    files = configuration.files
-
-    path = weight_file(folder, files.ckpt_unet)
-    unet = load_network(UNet3D, configuration.unet, read(path, UNET), path)
-
-    path = weight_file(folder, files.ckpt_autoencoder)
-    vae = load_network(AutoencoderKL, configuration.vae, read(path, AUTOENCODER), path)
-
-    path = weight_file(folder, files.ckpt_clip)
-    state = read(path, TEXT)
-    text = load_network(TextTower, configuration.text or published_tower(state), state, path)
-
-    return Model(
-        name=name or folder.name,
-        folder=folder,
-        unet=unet,
-        vae=vae,
-        text=text,
-        schedule=configuration.schedule(),
-        defaults=asdict(configuration.defaults),
-        hash=fingerprint(unet),
-        projection=torch.tensor(configuration.latent_rgb),
-        card=configuration.card,
-    )
-
-
-def networks(folder: Path) -> tuple[UNet3D, AutoencoderKL, TextTower]:
-    """The networks of a model without their weights, for whoever wants to know how large they are."""
-    made = read_configuration(folder)
-    with torch.device("meta"), _Uninitialised():
-        return UNet3D(made.unet), AutoencoderKL(made.vae), TextTower(made.text)
-
-
-def weight_file(folder: Path, name: str) -> Path:
-    """The file called `name`, or where there is none, one that differs only in its suffix."""
-    if not name.strip(".") or name != Path(name).name:
-        raise ModelError(folder / FILE, f"names {name!r}, no file of its own folder", "Download it again")
-    path = folder / name
-    return next((path for path in (path, *map(path.with_suffix, SUFFIXES)) if os.path.exists(path)), path)
-
-
-def published_tower(state: State) -> TextConfig:
-    """The published text tower with as many layers as there are; converters drop the last, which is not used."""
-    layers = sum(name.endswith(".ln_1.weight") for name in state) or TextConfig.layers
-    return TextConfig(layers=layers, skip_last=int(layers == TextConfig.layers))
+    """The model in `folder`, ready; films will say that `name` made them. ModelError where it is not."""
+    found = contents(folder)
+    return assembled(found, configure(found), name)

@@ -21,10 +21,11 @@ class Named(NamedTuple):
 
 
 class Made(NamedTuple):
-    """An object that the pickle wants made, `what(*args)`: inert."""
+    """An object that the pickle wants made, `what(*args)`, and then given the attributes `state`: inert."""
 
     what: Any
     args: Any
+    state: Any = None
 
 
 class Storage(NamedTuple):
@@ -93,8 +94,12 @@ class _Reader:
                 stack.append(Named(argument.replace(" ", ".")))
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
-            case "BUILD" | "POP":
-                stack.pop()  # BUILD: the attributes of an object; no weights are kept there
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], Made):
+                    stack[-1] = stack[-1]._replace(state=state)
+            case "POP":
+                stack.pop()
             case "POP_MARK":
                 self._marked()
             case _:

@@ -156,12 +156,26 @@ def _flat(mapping: mmap.mmap, start: int, storage: Storage) -> Tensor:
 
 
 def _state_dict(tree: Any) -> dict[str, Any]:
-    """The notes of a state dict, bare or under the key where trainers put it; everything else is left behind."""
-    if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-        tree = tree["state_dict"]
+    """The notes of a state dict, bare or under the key where trainers put it; everything else is left behind.
+
+    Embeddings are under a key of their own, sometimes inside a module. In a list, names are numbers.
+    """
+    if isinstance(tree, dict):
+        match tree.get("state_dict", tree.get("string_to_param")):
+            case dict(inner) | Made(_, _, {"_parameters": dict(inner)}):
+                tree = inner
+            case _ if not _tensors(tree):
+                tree = max((inner for inner in tree.values() if isinstance(inner, dict)), key=_tensors, default=tree)
+    if isinstance(tree, list) and any(isinstance(note, Made) for note in tree):
+        tree = dict(enumerate(tree))
     if not isinstance(tree, dict):
         raise ValueError("it holds no state dict")
     return {str(name): note for name, note in tree.items()}
+
+
+def _tensors(notes: dict[Any, Any]) -> int:
+    """How many of the notes may be of tensors."""
+    return sum(isinstance(note, Made) for note in notes.values())
 
 
 def _tensor(note: Any, numbers: Numbers) -> Tensor | None:

@@ -34,6 +34,7 @@ class UNetConfig:
     res_blocks: int = 2
     attn_scales: tuple[float, ...] = (1.0, 0.5, 0.25)
     temporal_attention: bool = True
+    fps: float = 0.0  # told to a network that was trained with the frame rate of its films; 0: this one was not
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class UNet3D(nn.Module):
         dims = [config.dim * mult for mult in config.dim_mult]
         embed_dim = 4 * config.dim
         self.time_embed = nn.Sequential(Linear(config.dim, embed_dim), nn.SiLU(), Linear(embed_dim, embed_dim))
+        if config.fps:
+            self.fps_embedding = nn.Sequential(Linear(config.dim, embed_dim), nn.SiLU(), Linear(embed_dim, embed_dim))
 
         width, skips = config.dim, [config.dim]
         self.input_blocks = nn.ModuleList([Block(*self._stem())])
@@ -98,6 +101,9 @@ class UNet3D(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """`x` b c f h w, any f, h and w; `timestep` b, may be fractional; `context` b n d or, per frame, b f n d."""
         emb = self.time_embed(sinusoidal(timestep, self.config.dim).to(x.dtype))
+        if self.config.fps:
+            rate = torch.full_like(timestep, self.config.fps, dtype=torch.float32)
+            emb = emb + self.fps_embedding(sinusoidal(rate, self.config.dim).to(x.dtype))
         cond = Conditioning(emb, context.to(x.dtype), (x.shape[-2], x.shape[-1]))
         x = rearrange(x, "b c f h w -> b f h w c")
         skips = []

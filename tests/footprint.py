@@ -1,0 +1,87 @@
+"""How much memory a network's forward has alive at its peak, counted tensor by tensor; no device is needed.
+
+The real code runs on fake tensors, which have shapes and places but no numbers. A dispatch mode sees every tensor that
+an operation makes, adds the bytes of its storage when it is new, and takes them off again when the storage dies.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
+
+
+class Footprint(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made in its `with` block, `known` ones left out."""
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.meet(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def meet(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.alive:
+            size = -(-storage.nbytes() // BLOCK) * BLOCK
+            self.alive[storage._cdata] = size
+            self.now += size
+            weakref.finalize(storage, self.part, storage._cdata)
+
+    def part(self, key: int) -> None:
+        self.now -= self.alive.pop(key)
+
+
+class AsOnDevice(TorchFunctionMode):
+    """Attention by the kernel that a GPU would take, and a way around what torch without CUDA refuses to do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            causal = kwargs.get("is_causal", False)
+            if args[0].dtype == torch.float32 or args[0].shape[-1] > 256:
+                return aten._scaled_dot_product_efficient_attention(*args, None, False, 0.0, causal)[0]
+            return aten._scaled_dot_product_flash_attention(*args, 0.0, causal)[0]
+        if name == "contiguous":
+            return aten.contiguous(*args)
+        if name == "__getitem__":
+            return indexed(*args)
+        return func(*args, **kwargs)
+
+
+def indexed(x: Tensor, index: Any) -> Tensor:
+    """x[index] for whole axes, new axes and slices."""
+    for axis, part in enumerate(index if isinstance(index, tuple) else (index,)):
+        if part is None:
+            x = x.unsqueeze(axis)
+        elif part != slice(None):
+            x = aten.slice(x, axis, part.start, part.stop)
+    return x
+
+
+def activations(network: Callable[[], nn.Module], dtype: torch.dtype, run: Callable[[nn.Module], object]) -> int:
+    """Bytes that `run` has alive at once on a GPU beside the weights of `network`, its inputs included."""
+    with torch.device("meta"):
+        net = network().eval()
+    with FakeTensorMode(), torch.no_grad(), AsOnDevice():
+        for module in net.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                empty = torch.empty(weight.shape, dtype=dtype, device="cuda")
+                setattr(module, name, nn.Parameter(empty, requires_grad=False))
+        with Footprint(net.parameters()) as footprint:
+            run(net)
+    return footprint.peak

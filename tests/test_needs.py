@@ -1,0 +1,238 @@
+"""What a request will need: the estimate against a count of every tensor, and the sentence made of it."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from t2v.generate import generate
+from t2v.hosts import Memory
+from t2v.hosts.standalone import Standalone
+from t2v.models import catalog
+from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from t2v.models.text import TextTower
+from t2v.models.unet import UNet3D, UNetConfig
+from t2v.needs import decoder_numbers, need, need_of, unet_numbers, verdict
+from t2v.request import VideoRequest
+from t2v.settings import Settings
+from tests import fixtures
+from tests.fixtures import PUBLISHED, make_model
+from tests.footprint import Footprint, activations
+from training import train
+
+GB = 2**30
+PUBLISHED_WEIGHTS = 1_411_233_860
+
+
+@dataclass(frozen=True)
+class Machine(Standalone):
+    """The standalone host on a device of a kind that this machine need not have."""
+
+    memory: Memory | None = None  # type: ignore[assignment]
+
+
+def machine(kind: str, models: Path = Path("absent"), free: float = 9, total: float = 9, **settings: Any) -> Machine:
+    return Machine(device=torch.device(kind), models=models, settings=Settings(**settings),
+                   memory=Memory(int(free * GB), int(total * GB)))
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder of models with one like the published: its configuration, and a UNet's file as large as in fp16."""
+    folder = tmp_path / "text2video" / "published"
+    folder.mkdir(parents=True)
+    configured(folder, PUBLISHED)
+    with open(folder / "text2video_pytorch_model.pth", "wb") as file:
+        file.truncate(2 * PUBLISHED_WEIGHTS)
+    return tmp_path
+
+
+def configured(folder: Path, text: str) -> None:
+    (folder / "configuration.json").write_text(text)
+
+
+# ---- the estimate against a count ----
+
+
+def unet_at_work(config: UNetConfig, frames: int, height: int, width: int) -> Callable[[nn.Module], object]:
+    def run(net: nn.Module) -> object:
+        x = torch.empty(1, config.in_dim, frames, height, width, dtype=torch.float16, device="cuda")
+        context = torch.empty(1, 77, config.context_dim, dtype=torch.float16, device="cuda")
+        return net(x, torch.empty(1, device="cuda"), context)
+
+    return run
+
+
+SMALL = UNetConfig(dim=64, context_dim=64, head_dim=32, num_heads=8)
+UNETS = {
+    "published, 16 frames 256x256": (UNetConfig(), 16, 32, 32),
+    "published, 24 frames 256x256": (UNetConfig(), 24, 32, 32),
+    "published, 24 frames 576x320": (UNetConfig(), 24, 40, 72),
+    "published, 125 frames 256x256": (UNetConfig(), 125, 32, 32),
+    "demo": (train.UNET, 8, 8, 8),
+    "demo, large": (train.UNET, 24, 32, 32),
+    "tiny": (fixtures.UNET, 4, 32, 32),
+    "narrow stem": (replace(SMALL, num_heads=1), 8, 32, 32),
+    "nothing along time": (replace(SMALL, temporal_attention=False), 8, 32, 32),
+    "no attention above": (replace(SMALL, temporal_attention=False, attn_scales=(0.25,)), 8, 32, 32),
+    "wide below": (replace(SMALL, num_heads=1, dim_mult=(1, 8)), 8, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_the_estimate_for_the_unet_is_what_it_has_alive(name: str) -> None:
+    config, frames, height, width = UNETS[name]
+    counted = activations(lambda: UNet3D(config), torch.float16, unet_at_work(config, frames, height, width))
+    assert 2 * unet_numbers(config) * frames * height * width == pytest.approx(counted, rel=0.05)
+
+
+AUTOENCODERS = {"published": AutoencoderConfig(), "demo": train.AUTOENCODER, "tiny": fixtures.AUTOENCODER,
+                "two levels": AutoencoderConfig(ch=32, ch_mult=(1, 4))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_the_estimate_for_the_autoencoder_is_what_a_frame_has_alive(name: str, dtype: torch.dtype) -> None:
+    def run(vae: Any) -> object:
+        size = 256 // vae.factor
+        return vae.decode(torch.empty(1, vae.config.embed_dim, size, size, dtype=dtype, device="cuda"))
+
+    config = AUTOENCODERS[name]
+    counted = activations(lambda: AutoencoderKL(config), dtype, run)
+    assert decoder_numbers(config) * dtype.itemsize * 256 * 256 == pytest.approx(counted, rel=0.05)
+
+
+def test_what_the_text_tower_has_alive_is_nothing_beside_its_weights() -> None:
+    def run(tower: nn.Module) -> object:
+        return tower(torch.empty(1, 77, dtype=torch.int64, device="cuda"), torch.float16)
+
+    assert activations(TextTower, torch.float16, run) < 0.01 * 2 * 350e6
+
+
+def test_a_whole_film_has_alive_what_was_estimated(tmp_path: Path) -> None:
+    """Sampler, guidance and files included; were both halves of guidance one batch, it would be nearly twice that."""
+    host = Standalone(device=torch.device("cpu"), outputs=tmp_path)
+    request = VideoRequest("a red circle moving right", frames=16, width=128, height=128, steps=2, seed=1)
+    model = catalog.open_model("demo", [])
+    found = need(request, host)
+    assert found is not None
+    with Footprint(weight for net in (model.unet, model.vae, model.text) for weight in net.parameters()) as footprint:
+        list(generate(request, model, host))
+    assert found.device - found.weights == pytest.approx(footprint.peak, rel=0.15)
+
+
+# ---- from a request to a number ----
+
+
+def test_a_film_of_the_published_model_needs_what_reports_say(published: Path) -> None:
+    """2.94 GiB by the count of every tensor; diffusers, one half at a time, has 2.95."""
+    host = machine("cuda", published)
+    assert need_of(VideoRequest(model="published"), host) == pytest.approx(2.94 * GB, rel=0.01)
+    long = need_of(VideoRequest(model="published", frames=125), host)
+    large = need_of(VideoRequest(model="published", frames=24, width=576, height=320), host)
+    assert (long, large) == (pytest.approx(5.03 * GB, rel=0.01), pytest.approx(3.92 * GB, rel=0.01))
+
+
+def test_twice_the_precision_is_twice_the_need(published: Path) -> None:
+    request, host = VideoRequest(model="published"), machine("cuda", published)
+    half, full = need(request, host), need(request, replace(host, precision=torch.float32))
+    assert half is not None
+    assert full is not None
+    assert (full.device, full.weights) == (2 * half.device, 2 * half.weights)
+    assert half.weights == 2 * PUBLISHED_WEIGHTS
+
+
+def test_the_autoencoder_is_the_peak_where_its_frames_are_large() -> None:
+    request = VideoRequest(frames=1, width=2048, height=2048)
+    full, half = need(request, machine("cuda")), need(request, machine("cuda", vae_precision="network"))
+    assert full is not None
+    assert half is not None
+    assert full.device - full.weights == 4 * 160 * 2048**2
+    assert full.device == 2 * half.device
+
+
+def test_weights_that_stay_on_the_device_count_at_every_stage(published: Path) -> None:
+    request = VideoRequest(model="published")
+    kept = need_of(request, machine("cuda", published, keep="device"))
+    assert kept - need_of(request, machine("cuda", published)) == 352_984_064 * 2 + 83_653_863 * 4
+
+
+def test_on_the_cpu_weights_take_what_their_file_takes(published: Path) -> None:
+    request = VideoRequest(model="published")
+    cpu = need(request, machine("cpu", published, keep="device"))
+    assert cpu is not None
+    assert cpu.weights == 2 * PUBLISHED_WEIGHTS
+    assert cpu.device - cpu.weights == pytest.approx(4 * 10_048 * 16 * 32 * 32)
+
+
+def test_a_model_that_changes_is_looked_at_again(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "tiny")
+    request, host = VideoRequest(model="tiny"), machine("cuda", tmp_path)
+    before = need_of(request, host)
+    configured(folder, json.dumps(fixtures.configuration(defaults={"width": 512, "height": 512, "frames": 4})))
+    assert need_of(request, host) > 2 * before
+    assert need_of(replace(request, width=64, height=64), host) == before
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda folder: configured(folder, "{"),
+    lambda folder: configured(folder, json.dumps(fixtures.configuration(defaults={"width": 9}))),
+    lambda folder: (folder / "text2video_pytorch_model.pth").unlink(),
+    lambda folder: (folder / "loop").symlink_to(folder / "loop")])
+def test_where_there_is_no_telling_nothing_is_told(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+    spoil(make_model(tmp_path / "tiny"))
+    request, host = VideoRequest(model="tiny"), machine("cuda", tmp_path)
+    assert need_of(request, host) is None
+    assert verdict(request, host) == ""
+
+
+def test_of_a_model_that_is_not_there_nothing_is_told() -> None:
+    assert need_of(VideoRequest(model="../demo"), machine("cuda")) is None
+    assert verdict(VideoRequest(model="absent"), machine("cuda")) == ""
+
+
+def test_telling_is_quick(published: Path) -> None:
+    request, host = VideoRequest(model="published"), machine("cuda", published)
+    began = time.perf_counter()
+    need_of(request, host)
+    first = time.perf_counter()
+    for _ in range(20):
+        need_of(request, host)
+    assert first - began < 3  # a busy machine; about 0.3 otherwise
+    assert time.perf_counter() - first < 1
+
+
+# ---- the sentence ----
+
+
+@pytest.mark.parametrize(("kind", "free", "total", "words"), [
+    ("cuda", 7.5, 8, "Needs about 2.9 GB on the device; 7.5 GB of 8.0 GB are free."),
+    ("cuda", 2, 8, "Needs about 2.9 GB on the device, and 2.0 GB of 8.0 GB are free: others have to make room."),
+    ("cuda", 3.1, 8, "3.1 GB of 8.0 GB are free: it will be tight, and easier with fewer frames or a smaller size."),
+    ("cuda", 2, 3.4, "2.0 GB of 3.4 GB are free: it will be tight, and easier with"),
+    ("cuda", 2, 2.8, "2.0 GB of 2.8 GB are free: it does not fit, so take fewer frames or a smaller size."),
+    ("cuda", 1, 2, "the model alone is too large for it, so choose a smaller one or compute on the CPU."),
+    ("cpu", 12, 16, "Needs about 3.2 GB of memory; 12.0 GB of 16.0 GB are free."),
+    ("cpu", 3.5, 16, "it will be tight, and easier with fewer frames or a smaller size."),
+    ("cpu", 2, 16, "it will be slow, reading the model from the disk at every step, unless other programs are closed."),
+    ("cpu", 1, 16, "it does not fit, so take fewer frames or a smaller size, or close other programs."),
+])
+def test_the_sentence_says_what_there_is_and_what_to_do(
+        kind: str, free: float, total: float, words: str, published: Path) -> None:
+    said = verdict(VideoRequest(model="published"), machine(kind, published, free, total))
+    assert words in said
+    assert re.fullmatch(r"Needs about \d\.\d GB [^\n]*\.", said)
+    assert ". " not in said
+
+
+def test_where_memory_cannot_be_known_the_need_is_said_all_the_same(published: Path) -> None:
+    host = replace(machine("mps", published), memory=None)
+    assert verdict(VideoRequest(model="published"), host) == "Needs about 2.9 GB on the device."
+    assert verdict(VideoRequest(), replace(host, device=torch.device("cpu"))) == "Needs about 12 MB of memory."
