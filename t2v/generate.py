@@ -16,12 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2v.companions import Companions, companions
 from t2v.errors import RequestError
 from t2v.guidance import Denoiser, guided
 from t2v.hosts import Host
 from t2v.infotext import infotext
 from t2v.memory import placed, shortage_explained
 from t2v.models import Model
+from t2v.models.embeddings import taught
+from t2v.models.lora.merge import Mixture, changes_of, mixed
 from t2v.prompt import Contexts, contexts
 from t2v.request import VideoRequest
 from t2v.sampling import Sampler, find_sampler, seeded_noise
@@ -64,6 +67,7 @@ class Plan:
     """What a request comes to with a model: names looked up, nothing left open."""
 
     request: VideoRequest
+    beside: Companions
     sampler: Sampler
     sigmas: Tensor
     cfg_scale: float
@@ -82,23 +86,25 @@ def generate(request: VideoRequest, model: Model, host: Host, watch: Watch | Non
     Stopped, the film at hand is finished from what there is, and is the last.
     """
     watch = watch or Watch()
-    items = replace(request.filled(model.defaults), model=model.name).items()
+    filled = replace(request.filled(model.defaults), model=model.name)
+    beside, items = companions(filled, model, host), filled.items()
     for number, item in enumerate(items):
         watch.begin(number, len(items))
         watch.skipped = False
         with shortage_explained(f"{item.frames} frames of {item.width}x{item.height} with the model {model.name}"):
-            film = make_film(planned(item, model), model, host, watch)
+            film = make_film(planned(item, model, beside), model, host, watch)
         if film is not None:
             yield film
         if watch.stopped:
             return
 
 
-def planned(request: VideoRequest, model: Model) -> Plan:
+def planned(request: VideoRequest, model: Model, beside: Companions) -> Plan:
     """RequestError for what only registries and the model can tell, before any work is done."""
     fps, factor = given(request.fps, "fps"), model.vae.factor
     return Plan(
         request=request,
+        beside=beside,
         sampler=find_sampler(given(request.sampler, "sampler")),
         sigmas=find_spacing(given(request.spacing, "spacing"))(model.schedule, given(request.steps, "steps")),
         cfg_scale=given(request.cfg_scale, "cfg_scale"),
@@ -112,14 +118,15 @@ def planned(request: VideoRequest, model: Model) -> Plan:
 @torch.inference_mode()
 def make_film(plan: Plan, model: Model, host: Host, watch: Watch) -> Film | None:
     """One film; None if it was skipped, or stopped before there was anything to see."""
-    began = time.monotonic()
-    with placed(model.text, host.device, host.dtype):
+    began, loras = time.monotonic(), plan.beside.loras
+    with mixed(model.text, changes_of(loras, "text")) as mixture, placed(model.text, host.device, host.dtype):
         watch.tick("encode", 0, 1)
+        mixture.at(0)
         prompts = encode(plan, model, host)
         watch.tick("encode", 1, 1)
 
-    with placed(model.unet, host.device, host.dtype):
-        latents = denoise(plan, prompts, model, host, watch)
+    with mixed(model.unet, changes_of(loras, "unet")) as mixture, placed(model.unet, host.device, host.dtype):
+        latents = denoise(plan, prompts, mixture, model, host, watch)
     if latents is None:
         return None
 
@@ -142,10 +149,13 @@ def encode(plan: Plan, model: Model, host: Host) -> list[Contexts]:
     def tower(tokens: Tensor) -> Tensor:
         return model.text(tokens.to(host.device), host.dtype)
 
-    return contexts([plan.request.prompt, plan.request.negative_prompt], plan.steps, tower)
+    with taught(model.text, plan.beside.vectors):
+        return contexts(plan.beside.prompts, plan.steps, tower, words=plan.beside.words)
 
 
-def denoise(plan: Plan, prompts: list[Contexts], model: Model, host: Host, watch: Watch) -> Tensor | None:
+def denoise(
+    plan: Plan, prompts: list[Contexts], mixture: Mixture, model: Model, host: Host, watch: Watch
+) -> Tensor | None:
     """Latents 1 c f h w out of the seed's noise; stopped, the estimate so far; None before the first, and skipped."""
     levels = (-plan.sigmas).tolist()
 
@@ -162,12 +172,14 @@ def denoise(plan: Plan, prompts: list[Contexts], model: Model, host: Host, watch
     watch.tick("denoise", 0, plan.steps)
     if watch.stopped or watch.skipped:
         return None
+    mixture.at(0)
     for done, step in enumerate(plan.sampler(guide, start, plan.sigmas, noise, plan.request.eta), start=1):
         watch.tick("denoise", done, plan.steps, step.x0)
         if watch.skipped:
             return None
         if watch.stopped:
             return step.x0
+        mixture.at(min(done, plan.steps - 1) / plan.steps)
     return model.schedule.to_network(step.x, plan.sigmas[-1])
 
 

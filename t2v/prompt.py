@@ -17,7 +17,7 @@ UI. We differ from it on purpose where it slips:
 - (a:1.2.3) is `a:1.2.3` with the weight 1.1, and the time 1e999 is the last step; there both are exceptions.
 - Weights end at 1000, so that no number of brackets makes infinity.
 - Each text of a schedule restores its own mean; there all of them share one.
-And two things are left to others: AND is a word like any other here, and <lora:...> is taken out before.
+And two things are left to others: AND is a word like any other here, and <lora:...> is taken out before (extra.py).
 """
 
 import re
@@ -31,7 +31,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from t2v.tokenizer import CHUNK, Piece, chunks, token_ids, token_weights
+from t2v.extra import TAG
+from t2v.tokenizer import CHUNK, NO_WORDS, Piece, Words, chunks, token_ids, token_weights
 
 MAX_WEIGHT = 1000.0
 
@@ -196,7 +197,7 @@ class TokenCount(NamedTuple):
 
 def count_tokens(prompt: str, steps: int = 20) -> TokenCount:
     """The length of `prompt` for the counter beside it, at its longest over the sampling steps."""
-    variants = [chunks(sections(stage.text)) for stage in schedule(prompt, steps)]
+    variants = [chunks(sections(stage.text)) for stage in schedule(TAG.sub("", prompt), steps)]
     tokens = max(CHUNK * (len(variant) - 1) + len(variant[-1]) for variant in variants)
     return TokenCount(tokens, CHUNK * max(len(variant) for variant in variants))
 
@@ -205,13 +206,13 @@ Tower = Callable[[Tensor], Tensor]
 """The text network: token ids [k, 77] (int64, on the CPU) to their vectors [k, 77, d]."""
 
 
-def encode(text: str, tower: Tower, restore_mean: bool = True) -> Tensor:
+def encode(text: str, tower: Tower, restore_mean: bool = True, words: Words = NO_WORDS) -> Tensor:
     """`text` without schedules as a context [1, 77 k, d], its k chunks one after the other.
 
     Where nothing is emphasised this is exactly what `tower` returns. `restore_mean` chooses between the web UI's
-    emphasis "Original" (True) and "No norm".
+    emphasis "Original" (True) and "No norm". `words` beyond the vocabulary are those that `tower` knows, too.
     """
-    parts = chunks(sections(text))
+    parts = chunks(sections(text), words)
     vectors = tower(torch.tensor([token_ids(part) for part in parts]))
     weights = torch.tensor([token_weights(part) for part in parts]).to(vectors.device)
     weighted = [emphasised(*chunk, restore_mean) for chunk in zip(vectors, weights, strict=True)]
@@ -254,14 +255,16 @@ class Contexts:
         return self.contexts[min(bisect_right(self.until_steps, step), len(self.contexts) - 1)]
 
 
-def contexts(prompts: Sequence[str], steps: int, tower: Tower, restore_mean: bool = True) -> list[Contexts]:
+def contexts(
+    prompts: Sequence[str], steps: int, tower: Tower, restore_mean: bool = True, words: Words = NO_WORDS
+) -> list[Contexts]:
     """The contexts of several prompts, as in `positive, negative = contexts([prompt, negative_prompt], 30, tower)`.
 
     Each distinct text is encoded once. All get the same n: shorter ones are filled up with empty prompts.
     """
     schedules = [schedule(prompt, steps) for prompt in prompts]
     texts = dict.fromkeys(stage.text for stages in schedules for stage in stages)
-    encoded = {text: encode(text, tower, restore_mean) for text in texts}
+    encoded = {text: encode(text, tower, restore_mean, words) for text in texts}
     length = max(context.shape[1] for context in encoded.values())
     if any(context.shape[1] < length for context in encoded.values()):
         empty = encode("", tower)

@@ -30,6 +30,8 @@ class VideoRequest:
 
     prompt: str = setting("", "Prompt", "What the film shows; (word:1.2), [a:b:0.5] and BREAK work as in the web UI.")
     negative_prompt: str = setting("", "Negative prompt", "What the film should not show.")
+    loras: str = setting(
+        "", "LoRAs", "LoRAs by name and weight, as in style:0.8, motion:1.2; or <lora:style:0.8> in the prompt.")
     model: str = setting("demo", "Model", "Name of a model, or the path of its folder.", choices="models")
     width: int | None = setting(None, "Width", "Width in pixels, a multiple of 8.", ge=16, le=4096, multiple_of=8)
     height: int | None = setting(None, "Height", "Height in pixels, a multiple of 8.", ge=16, le=4096, multiple_of=8)

@@ -5,9 +5,10 @@ would also import torchvision and every image model, which nothing here needs. T
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, cast
 
 from t2v.errors import ModelError
@@ -29,22 +30,38 @@ class Piece(NamedTuple):
 Chunk = list[tuple[int, float]]
 """Up to 75 tokens, each with its weight; without START, END and padding."""
 
+Words = Mapping[tuple[int, ...], Sequence[int]]
+"""Words learnt beside the vocabulary: the tokens of each in the vocabulary, and those that stand for it instead."""
+NO_WORDS: Words = MappingProxyType({})
 
-def chunks(sections: Sequence[Sequence[Piece]]) -> list[Chunk]:
+
+def chunks(sections: Sequence[Sequence[Piece]], words: Words = NO_WORDS) -> list[Chunk]:
     """The tokens of a prompt, at least one chunk. Each section begins a new one, unless nothing at all follows."""
-    result = [chunk for section in sections for chunk in section_chunks(section)]
+    result = [chunk for section in sections for chunk in section_chunks(section, words)]
     return result[:-1] if len(result) > 1 and not result[-1] else result
 
 
-def section_chunks(section: Sequence[Piece]) -> list[Chunk]:
-    """The tokens of one section in as many chunks as they fill, at least one."""
+def section_chunks(section: Sequence[Piece], words: Words) -> list[Chunk]:
+    """The tokens of one section in as many chunks as they fill, at least one; a learnt word is never torn apart."""
     result: list[Chunk] = [[]]
     for piece in section:
-        for token in clip_tokenizer().encode(piece.text):
+        for tokens in with_words(clip_tokenizer().encode(piece.text), words):
             if len(result[-1]) == CHUNK:
-                result.append([] if token == COMMA else taken_after_comma(result[-1]))
-            result[-1].append((token, piece.weight))
+                result.append([] if tokens[0] == COMMA else taken_after_comma(result[-1]))
+            if len(result[-1]) + len(tokens) > CHUNK:
+                result.append([])
+            result[-1] += [(token, piece.weight) for token in tokens]
     return result
+
+
+def with_words(tokens: Sequence[int], words: Words) -> Iterator[Sequence[int]]:
+    """`tokens` one by one, or, where they spell one of `words` (the longest of them), all that stand for it."""
+    lengths, start = sorted({len(word) for word in words}, reverse=True), 0
+    while start < len(tokens):
+        spelt = [tuple(tokens[start : start + length]) for length in lengths]
+        word = next((word for word in spelt if word in words), None)
+        yield words[word] if word else tokens[start : start + 1]
+        start += len(word) if word else 1
 
 
 def taken_after_comma(chunk: Chunk) -> Chunk:

@@ -10,11 +10,13 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, TextToVideoSDPipeline
 from torch import Tensor
 
+from t2v.companions import companions
 from t2v.errors import FilmError, MemoryShortage, RequestError
 from t2v.generate import Film, Watch, denoise, encode, generate, planned
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
 from t2v.models import Model
+from t2v.models.lora.merge import mixed
 from t2v.models.modelscope import load
 from t2v.request import VideoRequest
 from t2v.settings import Settings
@@ -77,10 +79,10 @@ def test_a_film_equals_that_of_the_diffusers_pipeline(
     model: Model, host: Standalone, sampler: str, spacing: str, scheduler: Any
 ) -> None:
     request = replace(REQUEST, sampler=sampler, spacing=spacing)
-    plan = planned(request, model)
-    with torch.inference_mode():
+    plan = planned(request, model, companions(request, model, host))
+    with torch.inference_mode(), mixed(model.unet, []) as mixture:
         positive, negative = encode(plan, model, host)
-        ours = denoise(plan, [positive, negative], model, host, Watch())
+        ours = denoise(plan, [positive, negative], mixture, model, host, Watch())
     noise = torch.randn(plan.shape, generator=torch.Generator().manual_seed(7))
     pipeline = diffusers_pipeline(model, scheduler)
     settings = {"height": 64, "width": 64, "num_frames": 4, "num_inference_steps": 5, "guidance_scale": 9,

@@ -257,6 +257,15 @@ def test_samplers_are_those_of_diffusers(peer, steps):
     torch.testing.assert_close(ours(name, x, sigmas, scheduler, eta=eta), film, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [4, 5, 6, 8])
+def test_a_few_steps_of_lcm_are_those_of_motion_consistency_models(steps):
+    """Their scheduler (timestep_scaling 4) chooses its own timesteps; what is left out of ours is below 1e-6 there."""
+    scheduler, sigmas = LCMScheduler(**TABLE, timestep_scaling=4.0), SPACINGS["lcm"](PUBLISHED, steps)
+    scheduler.set_timesteps(steps)
+    x = PUBLISHED.from_network(torch.randn(SHAPE), sigmas[0])
+    torch.testing.assert_close(ours("LCM", x, sigmas, scheduler), theirs(scheduler, x, sigmas[0]), rtol=0, atol=1e-4)
+
+
 @numpy_in_diffusers
 @pytest.mark.parametrize("scheduler_class", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
 def test_multistep_samplers_are_those_of_diffusers_on_karras_levels_too(scheduler_class):

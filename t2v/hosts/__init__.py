@@ -41,6 +41,10 @@ class Work(Protocol):
     stopped: bool
 
     @property
+    def fraction(self) -> float:
+        """How much of all items is over, 0 to 1."""
+
+    @property
     def text(self) -> str:
         """What is going on, on one line."""
 
@@ -74,6 +78,14 @@ class Host(Protocol):
     @property
     def model_folders(self) -> list[Path]:
         """Folders whose sub-folders are models; the first is where users are told to put theirs."""
+
+    @property
+    def lora_folders(self) -> list[Path]:
+        """Folders with LoRAs in them, at any depth."""
+
+    @property
+    def embedding_folders(self) -> list[Path]:
+        """Folders with textual inversion embeddings in them, at any depth."""
 
     @property
     def outputs(self) -> Path:

@@ -83,6 +83,14 @@ class Standalone:
         more = [Path(self.settings.models)] if self.settings.models else []
         return [self.models / "ModelScope", self.models / "text2video", self.models, *more]
 
+    @property
+    def lora_folders(self) -> list[Path]:
+        return [self.models / "Lora", self.models / "lora"]
+
+    @property
+    def embedding_folders(self) -> list[Path]:
+        return [Path("embeddings"), self.models / "embeddings"]
+
     def announce(self, job_id: str) -> None:
         """Nobody else is here to be told."""
 

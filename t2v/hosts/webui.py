@@ -54,6 +54,19 @@ class WebuiHost:
         return [models / "ModelScope", models / "text2video", *more]
 
     @property
+    def lora_folders(self) -> list[Path]:
+        return self.option_folder("lora_dir")
+
+    @property
+    def embedding_folders(self) -> list[Path]:
+        return self.option_folder("embeddings_dir")
+
+    def option_folder(self, name: str) -> list[Path]:
+        """The folder that the host was started with, or that is set in its options, under a name; none if unknown."""
+        folder = getattr(shared.cmd_opts, name, None) or getattr(shared.opts, name, None)
+        return [self.absolute(str(folder))] if folder else []
+
+    @property
     def outputs(self) -> Path:
         """`text2video` beside the host's own folders of pictures, or where the user's setting says."""
         opts = shared.opts
@@ -134,7 +147,8 @@ class WebuiHost:
         wishes = Wishes(state.interrupted, state.skipped, getattr(state, "stopping_generation", False))
         state.skipped = False
         state.job, state.job_count, state.job_no = work.title, work.items, work.item
-        state.sampling_steps, state.sampling_step = max(work.steps, 1), work.step
+        within = work.fraction * work.items - work.item  # of the film at hand; loading and decoding count, too
+        state.sampling_steps, state.sampling_step = max(work.steps, 1), int(within * work.steps)
         state.textinfo = work.text
         if self.previews and (picture := work.new_picture()) is not None:
             state.assign_current_image(picture)
