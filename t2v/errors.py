@@ -4,7 +4,8 @@
     ├── RequestError    a setting is out of range, or two settings do not go together
     ├── ModelError      a weight file or model folder is missing, damaged or of another kind
     ├── MemoryShortage  the device or the machine has too little memory for the request
-    └── FilmError       a film cannot be written, or cannot be read
+    ├── FilmError       a film cannot be written, or cannot be read
+    └── DownloadError   a model cannot be fetched
 
 The core raises these and nothing else of its own; only the edges (command line, API, tab) catch them.
 An interrupt is an outcome, not an error: `generate` then returns the film as far as it got.
@@ -42,3 +43,7 @@ class MemoryShortage(T2VError):
 
 class FilmError(T2VError):
     """A film cannot be written or read; the message names the file."""
+
+
+class DownloadError(T2VError):
+    """A model cannot be fetched; the message says why, what is kept of it, and what to do."""
