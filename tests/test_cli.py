@@ -4,17 +4,24 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from t2v import __version__, cli
 from t2v.cli import main, parser
 from t2v.request import VideoRequest
+from t2v.settings import Settings
 from t2v.video import probe
 from tests.fixtures import make_model
 
@@ -169,3 +176,91 @@ def test_kill_while_writing_leaves_no_film_and_earlier_films_survive(models: Pat
     (film,) = tmp_path.rglob("*.mp4")
     assert "before" in film.name
     assert probe(film).frames == 2
+
+
+# ---- the page ----
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(*flags: str | Path, **environment: str) -> Iterator[str]:
+    """`t2v serve` in a process of its own; its URL. Ctrl-C ends it, without a word and with exit code 0."""
+    command = [sys.executable, "-m", "t2v", "serve", "--json", "--port", str(free_port()), *map(str, flags)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               cwd=Path(__file__).parent.parent, env={**os.environ, **environment})
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            pytest.fail(process.communicate()[1])
+        yield json.loads(line)["url"]
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+        assert (process.returncode, out, errors) == (0, "", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answer(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url) as response:
+            return response.status, response.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+def test_the_page_comes_with_its_script_and_style_and_offers_films_and_nothing_else(tmp_path: Path) -> None:
+    film, secret = tmp_path / "films" / "a #1 film?.mp4", tmp_path / "secret.mp4"
+    film.parent.mkdir()
+    for file in (film, secret):
+        file.write_bytes(b"film")
+    with served("--output", film.parent) as url:
+        code, page = answer(url)
+        assert code == 200
+        for part in ('"title":"Text2Video"', "text2video-alone", "window.text2video = ", "#text2video_root"):
+            assert part in page
+        assert answer(f"{url}gradio_api/file={quote(str(film))}") == (200, "film")
+        assert answer(f"{url}gradio_api/file={quote(str(secret))}")[0] in (403, 404)
+
+
+def test_the_page_may_be_for_those_who_know_the_password(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    with served("--output", tmp_path, "--user", "me", T2V_PASSWORD="secret") as url:
+        assert answer(f"{url}gradio_api/file={tmp_path / 'film.mp4'}")[0] == 401
+
+
+def test_every_setting_but_folders_has_a_flag_of_serve() -> None:
+    args = parser().parse_args(["serve"])
+    assert {spec.name for spec in fields(Settings) if not spec.metadata.get("folder")} <= set(vars(args))
+    assert Settings(**{spec.name: getattr(args, spec.name) for spec in cli.SERVED}) == Settings()
+
+
+@pytest.mark.parametrize(("flags", "named"), [
+    (["--port", "0"], "port"), (["--port", "65536"], "port"), (["--port", "http"], "port"),
+    (["--user", "me"], "password"), (["--password", "secret"], "--user"), (["--keep", "forever"], "keep"),
+    (["--preview", "maybe"], "preview"), (["--preview-every", "0"], "preview_every"), (["--recent", "-1"], "recent"),
+    (["--device", "magic"], "device"), (["--listen", "256.0.0.1"], "256.0.0.1"),
+])
+def test_a_flag_of_serve_that_cannot_be_is_one_clear_line(
+    flags: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("T2V_PASSWORD", raising=False)
+    assert run("serve", *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+
+
+def test_a_taken_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert run("serve", "--port", str(taken.getsockname()[1])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "another program" in line

@@ -21,13 +21,13 @@ import numpy as np
 from t2v.errors import FilmError, RequestError
 from t2v.video.base import Add, Frame, PyAVError, Recording, Writer, writing
 from t2v.video.files import draft, newest, next_path, publish
-from t2v.video.movie import MP4, WEBM, write_movie
+from t2v.video.movie import MP4, WEBM, available, write_movie
 from t2v.video.pictures import write_gif, write_png, write_webp
 from t2v.video.reading import FilmInfo, probe, read_film, read_infotext
 from t2v.video.sound import check_soundtrack
 
-__all__ = ["FORMATS", "FilmInfo", "Format", "Frame", "check_film", "next_path", "probe", "read_film", "read_infotext",
-           "recent_films", "write_film"]
+__all__ = ["FORMATS", "FilmInfo", "Format", "Frame", "check_film", "encoders", "next_path", "probe", "read_film",
+           "read_infotext", "recent_films", "write_film"]
 
 MIN_FPS = 0.01
 
@@ -116,6 +116,11 @@ def recent_films(folder: Path, count: int) -> list[Path]:
     Folders of frames are left out, and so is what cannot be read. Nothing there, no folder: an empty list.
     """
     return newest(folder, count, {format.extension for format in FORMATS.values() if format.extension})
+
+
+def encoders() -> dict[str, str]:
+    """The encoder of each format that PyAV writes; "" where this one has none."""
+    return {"mp4": available(MP4), "webm": available(WEBM)}
 
 
 def _format_of(path: Path) -> str:

@@ -97,6 +97,11 @@ class _Movie:
         self.samples += samples
 
 
+def available(kind: Kind) -> str:
+    """The encoder that films of a kind get here; "" where PyAV has none."""
+    return next((name for name in kind.video if name in av.codecs_available), "")
+
+
 def _available(encoders: list[str]) -> str:
     """The first of `encoders` that this PyAV has."""
     for name in encoders:
