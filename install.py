@@ -10,7 +10,7 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, distributions, version
 
-PACKAGES = ["einops", "safetensors", "omegaconf", "av", "tqdm", "ftfy", "regex"]
+PACKAGES = ["einops", "safetensors", "omegaconf", "av", "tqdm", "ftfy", "regex", "huggingface_hub", "filelock"]
 ALONE = ["open_clip_torch"]  # only its tokenizer is used, which needs ftfy and regex and none of its other wishes
 
 
