@@ -14,15 +14,41 @@ PACKAGE = Path(t2v.__file__).parent
 # From the top: a module may import what stands in a lower row than itself.
 ROWS = """
     __main__
-    cli
+    cli hosts.entry
+    hosts.detect
+    hosts.sdnext hosts.forge
+    hosts.webui
+    ui.server
+    ui.tab
+    ui.handlers ui.care
+    ui.library
+    ui.controls
+    ui.wiring
+    ui ui.compat ui.show
     hosts.standalone
-    generate
-    models.catalog
-    video models.modelscope
-    video.reading models.configuration
-    guidance video.movie video.pictures models models.checkpoint
+    jobs
+    shelf generate
+    companions
+    models.lora.merge models.library
+    models.lora
+    models.lora.named models.lora.positional
+    models.lora.parts models.lora.foreign models.embeddings
+    doctor
+    convert doctor.models doctor.environment
+    needs doctor.files
+    models.catalog models.export
+    video models.modelscope models.videocrafter models.diffusers_folder models.facts
+    models.assembly
+    video.reading models.configuration models.contents
+    models.dialects
+    models.names
+    download guidance video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt video.sound video.files models.torchfile models.unet models.autoencoder models.text
-    request schedule memory tokenizer hosts video.base models.pickled models.ram models.layers
+    hosts download.transfer
+    settings extra download.planning
+    request schedule memory tokenizer preview video.base models.pickled models.layers
+    models.ram models.disk models.variants
+    download.hub download.catalogue
     errors
 """
 RANKS = {name: -row for row, line in enumerate(ROWS.splitlines()) for name in line.split()}
@@ -32,6 +58,7 @@ BLIND = ({"models", "sampling"}, {"models", "guidance"})  # networks and sampler
 HOMES = {
     "modules": "hosts", "backend": "hosts", "ldm_patched": "hosts", "launch": "hosts",
     "gradio": "ui", "fastapi": "api", "argparse": "cli", "tqdm": "cli",
+    "huggingface_hub": "download", "filelock": "download",
     "av": "video", "omegaconf": "models", "safetensors": "models",
     "pydantic": "", "diffusers": "", "transformers": "", "modelscope": "", "tests": "", "training": "",
     "benchmarks": "",
