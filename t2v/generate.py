@@ -90,9 +90,9 @@ def generate(request: VideoRequest, model: Model, host: Host, watch: Watch | Non
     beside, items = companions(filled, model, host), filled.items()
     for number, item in enumerate(items):
         watch.begin(number, len(items))
-        watch.skipped = False
         with shortage_explained(f"{item.frames} frames of {item.width}x{item.height} with the model {model.name}"):
             film = make_film(planned(item, model, beside), model, host, watch)
+        watch.skipped = False
         if film is not None:
             yield film
         if watch.stopped:

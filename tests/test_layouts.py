@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2v.models import Model, catalog
+from t2v.models import Model, assembly, catalog
 from t2v.models.assembly import weights as weights_of
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.contents import LOOK, MAX_FILES, contents, look
-from t2v.models.text import TextTower
+from t2v.models.dialects import tower_in
+from t2v.models.text import TextConfig, TextTower
 from t2v.models.unet import UNet3D
 from tests import layouts
-from tests.fixtures import one_clear_sentence, save_safetensors, save_zip
+from tests.fixtures import TEXT, one_clear_sentence, save_safetensors, save_zip
 from tests.layouts import LAYOUTS, NAMES, write_configuration
 from tests.networks import normal
 
@@ -133,6 +134,16 @@ def test_a_broken_neighbour_is_passed_over(models: Path) -> None:
     layouts.raw(models / "text2video" / "zs", torch.float32)
     (models / "text2video" / "zs" / NAMES["vae"]).unlink()
     assert "that of t2v/" in catalog.open_model("zs", folders(models)).notes[0]
+
+
+def test_a_lent_text_tower_may_have_kept_the_layer_that_is_not_used(
+        models: Path, reference: Callable[[torch.dtype], Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write_pipeline(models / "text2video" / "zs")  # it speaks of one layer, and its neighbour has two
+    (models / "text2video" / "zs" / "text_encoder" / "model.safetensors").unlink()
+    monkeypatch.setattr(assembly, "tower_in", lambda _: TEXT)
+    model = catalog.open_model("zs", folders(models))
+    assert all(map(torch.equal, films(model), films(reference(torch.float32))))
+    assert model.notes == (f"It has no text tower; that of t2v/{NAMES['text']} is used.",)
 
 
 def test_a_text_tower_that_was_trained_with_its_model_is_not_lent(models: Path) -> None:
@@ -273,6 +284,18 @@ def test_hashes_are_looked_up_in_the_background(models: Path) -> None:
     described = catalog.describe(models / "ModelScope" / "t2v")
     assert described["hash"] == catalog.load_model(models / "ModelScope" / "t2v", "").hash
     assert catalog.describe(models / "text2video" / "broken")["hash"] == ""
+
+
+@pytest.mark.parametrize(("layers", "skip"), [(24, 1), (23, 0), (12, 0)])
+@pytest.mark.parametrize(("first", "name", "vision"), [
+    ("token_embedding.weight", "transformer.resblocks.{}.ln_1.weight", "visual.transformer.resblocks.0.ln_1.weight"),
+    ("text_model.embeddings.token_embedding.weight", "text_model.encoder.layers.{}.layer_norm1.weight",
+     "vision_model.encoder.layers.0.layer_norm1.weight")], ids=["OpenCLIP", "transformers"])
+def test_a_tower_that_lost_its_unused_layer_uses_all_it_has(
+        first: str, name: str, vision: str, layers: int, skip: int, tmp_path: Path) -> None:
+    names = [first, *(name.format(layer) for layer in range(layers)), vision]
+    save_zip({name: torch.ones(1) for name in names}, tmp_path / "text")
+    assert tower_in(tmp_path / "text") == TextConfig(layers=layers, skip_last=skip)
 
 
 # ---- files from hell ----

@@ -375,8 +375,7 @@ def test_a_page_opened_anew_finds_films_and_the_running_job(tab: Tab) -> None:
     job = tab.runner.submit(VideoRequest(steps=500, spacing="leading"))
     told = tab.start(tab.handlers.reattach, session=Session())
     assert Seen(next(told)["films"]).tags["button"] == 1
-    while tab.state() != "running":
-        next(told)
+    until_denoising(tab, told)
     tab.runner.interrupt(job)
     list(told)
     assert tab.state() == "interrupted"

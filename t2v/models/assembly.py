@@ -6,10 +6,10 @@ of another do. The model says so in its `notes`.
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -53,7 +53,7 @@ def assembled(found: Contents, made: Configuration, name: str = "", folders: Ite
 
 def network(kind: type[Network], made: Configuration, path: Path) -> Network:
     """A network as `made` describes it, with the weights in `path`."""
-    config = {UNet3D: made.unet, AutoencoderKL: made.vae, TextTower: made.text or tower_in(path)}[kind]
+    config: Any = {UNet3D: made.unet, AutoencoderKL: made.vae, TextTower: made.text}[kind] or tower_in(path)
     return read_network(blank(kind, config), path)
 
 
@@ -62,10 +62,11 @@ def own_or_lent(kind: type[Network], found: Contents, made: Configuration, folde
     path = weights(found, kind, {AutoencoderKL: made.files.ckpt_autoencoder, TextTower: made.files.ckpt_clip}[kind])
     if not os.path.exists(path):
         for other in stand_ins(found, kind, folders):
-            try:
-                return network(kind, made, other), f"It has no {WORDS[kind]}; that of {shown(other)} is used."
-            except ModelError:  # of other dimensions, or broken: the next one may do
-                continue
+            for wanted in made, replace(made, text=None):  # a tower may have kept the layer that others have lost
+                try:
+                    return network(kind, wanted, other), f"It has no {WORDS[kind]}; that of {shown(other)} is used."
+                except ModelError:  # of other dimensions, or broken: the next one may do
+                    continue
     return network(kind, made, path), ""
 
 

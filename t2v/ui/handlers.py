@@ -155,6 +155,8 @@ class Handlers:
         """Shows what the model is; settings that still are the last one's choice become this one's."""
         before, card = values["defaults"], self.library.card(values["model"])
         now = self.library.defaults(values["model"])
+        if now == before:  # nothing to say, and somebody may be typing while this answer is on its way
+            return {"card": card}
         untouched = [name for name in MODEL_OWNED if values[name] in (before[name], None, "")]
         return {"defaults": now, "card": card, "size": gr.update(choices=self.sizes(now)),
                 **{name: in_control(name, now[name]) for name in untouched}}
