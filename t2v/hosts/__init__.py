@@ -36,13 +36,10 @@ class Work(Protocol):
     title: str
     item: int  # of `items`, counting from 0
     items: int
+    stage: str  # load, encode, denoise or decode
     step: int
     steps: int
     stopped: bool
-
-    @property
-    def fraction(self) -> float:
-        """How much of all items is over, 0 to 1."""
 
     @property
     def text(self) -> str:

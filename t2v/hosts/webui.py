@@ -147,8 +147,8 @@ class WebuiHost:
         wishes = Wishes(state.interrupted, state.skipped, getattr(state, "stopping_generation", False))
         state.skipped = False
         state.job, state.job_count, state.job_no = work.title, work.items, work.item
-        within = work.fraction * work.items - work.item  # of the film at hand; loading and decoding count, too
-        state.sampling_steps, state.sampling_step = max(work.steps, 1), int(within * work.steps)
+        state.sampling_steps = max(work.steps, 1)  # before and after denoising, the host shows nothing and all of it
+        state.sampling_step = {"denoise": work.step, "decode": work.steps}.get(work.stage, 0)
         state.textinfo = work.text
         if self.previews and (picture := work.new_picture()) is not None:
             state.assign_current_image(picture)

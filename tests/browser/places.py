@@ -24,7 +24,9 @@ DIRECT = build_opener(ProxyHandler({}))  # the server is on this machine, whatev
 
 # What web UIs complain about by themselves, and where that was seen.
 WEB_UI_NOISE = re.compile("|".join([
-    r"ERR_CONNECTION_REFUSED .*/internal/ping",  # A1111, reForge: whether Reload UI is done
+    r"(ERR_CONNECTION_REFUSED|404).*/internal/ping",  # A1111, Forge, reForge: Reload UI asks whether it is done
+    r"Server stopped unexpectedly",  # Forge, when Reload UI closes the server
+    r"Element is not in the DOM",  # Forge, when its Settings are opened
 ]))
 
 

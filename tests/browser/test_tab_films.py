@@ -1,14 +1,11 @@
 """Films made with the tab: seen while they emerge, played, stopped, skipped, found again."""
 
-import json
 from pathlib import Path
-from urllib.request import Request
 
 import pytest
 
 from t2v.video import probe, read_infotext
 from tests.browser.page import QUICK, Tab
-from tests.browser.places import DIRECT, Place
 
 CIRCLE = "a red circle moving right"
 SHORT = QUICK | {"prompt": CIRCLE}
@@ -107,27 +104,3 @@ def test_settings_are_read_back_from_a_film(tab: Tab, tmp_path: Path) -> None:
               "the settings of the film", patience=10)
     assert float(tab.get("cfg_scale")) == 4
     assert tab.message == ""
-
-
-@pytest.mark.usefixtures("hosted")
-def test_the_host_sees_our_progress_and_its_interrupt_reaches_us(tab: Tab, place: Place) -> None:
-    tab.start(**LONG)
-    tab.underway()
-    seen: set[float] = set()
-
-    def moves() -> bool:
-        seen.add(progress(place))
-        return len(seen - {0.0}) > 1
-
-    tab.until(moves, "progress in the host's own API")
-    assert max(seen) <= 1
-    with DIRECT.open(Request(place.url + "sdapi/v1/interrupt", method="POST"), timeout=30) as answer:
-        assert answer.status == 200
-    assert tab.finish() == "interrupted"
-    assert tab.playing()["duration"] == pytest.approx(24 / 8, rel=0.05)
-
-
-def progress(place: Place) -> float:
-    """How far the host says that it is."""
-    with DIRECT.open(place.url + "sdapi/v1/progress?skip_current_image=true", timeout=30) as answer:
-        return float(json.load(answer)["progress"])

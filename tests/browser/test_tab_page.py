@@ -1,12 +1,11 @@
-"""The page itself: keys instead of a mouse, narrow windows, names for all, and living with a web UI's own ways."""
+"""The page itself: keys instead of a mouse, narrow windows, names for all."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
 
-from tests.browser.page import FILM, QUICK, ROOT, OpenTab, Tab
+from tests.browser.page import QUICK, ROOT, OpenTab, Tab
 from tests.browser.places import Place
 
 CIRCLE = QUICK | {"prompt": "a green circle moving left"}
@@ -72,16 +71,3 @@ def test_nothing_sticks_out_of_a_window(open_tab: OpenTab, shots: Path | None, w
         "(root) => { const box = root.getBoundingClientRect();"
         "  return [box.left, box.right, root.scrollWidth, root.clientWidth]; }")
     assert (left >= 0, right <= width + 1, inner <= outer + 1) == (True, True, True)
-
-
-@pytest.mark.usefixtures("hosted")
-def test_reloading_the_ui_leaves_one_tab_that_works(tab: Tab, place: Place) -> None:
-    assert tab.generate(**CIRCLE) == "done"
-    tab.page.locator("#tabs > .tab-nav button").filter(has_text="Settings").first.click()
-    with tab.page.expect_navigation(timeout=FILM * 1000):  # the web UI's own script loads the page when it is back
-        tab.page.locator("#settings_restart_gradio").click()
-    tab.open()
-    expect(place.tabs(tab.page)).to_have_count(1)
-    assert tab.page.locator(ROOT).count() == 1
-    assert tab.generate(**CIRCLE) == "done"
-    assert tab.playing()["error"] is None

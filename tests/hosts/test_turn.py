@@ -58,8 +58,9 @@ def test_everything_happens_in_its_order(watched: Runner, house: House) -> None:
 
 def test_films_are_offered_to_the_browser(watched: Runner, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house.shared, "demo", SimpleNamespace(temp_file_sets=[set()]))
-    job = made(watched)
-    assert house.shared.demo.temp_file_sets == [{str(job.films[0].path)}]
+    film = made(watched).films[0].path
+    watched.host.offer(film)  # as the tab does when it shows one
+    assert house.shared.demo.temp_file_sets == [{str(film)}]
 
 
 # ---- the host's models ----
