@@ -21,7 +21,7 @@ class Shelf:
     def get(self, name: str, folders: list[Path]) -> Model:
         """The model of a name, opened anew only if it is another, or its files have changed. ModelError as ever."""
         path = catalog.find_model(name, folders)
-        files = contents(path).files
+        files = [*contents(path).files, *sorted(path.glob("*.json"))]
         key = (name, path, *((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
         if self.model is None or self.key != key:
             self.clear()
