@@ -16,7 +16,8 @@ from playwright.sync_api import ConsoleMessage, Error, Locator, Page, expect
 from tests.browser.places import Place
 
 PATIENCE = 60.0  # seconds that an answer may take, on a small machine with other things to do
-FILM = 300.0  # seconds that a film may take, or a web UI to start again
+FILM = 300.0  # seconds that a film may take
+PAGE = 300.0  # seconds that the page of a web UI may take; that of SD.Next has ten thousand parts
 ROOT = "#text2video_root"
 LIVE = ("queued", "running", "stopping")
 OVER = ("done", "interrupted", "failed")
@@ -82,8 +83,9 @@ class Tab:
     def open(self, query: str = "") -> "Tab":
         """Loads the page, brings the tab to the front, and waits until it has asked what there is."""
         heard = len(self.complaints)
-        self.page.goto(self.place.url + query, wait_until="commit")
+        self.page.goto(self.place.url + query, wait_until="commit", timeout=PAGE * 1000)
         del self.complaints[heard:]  # gradio regrets aloud what it was still waiting for on the page that is left
+        self.part("root").wait_for(state="attached", timeout=PAGE * 1000)
         self.place.enter(self.page)
         self.part("films").locator("[data-ready]").wait_for(state="attached")
         self.page.evaluate(RECORDER)

@@ -10,7 +10,7 @@ from urllib.request import Request
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.page import FILM, QUICK, ROOT, Tab
+from tests.browser.page import PAGE, QUICK, ROOT, Tab
 from tests.browser.places import DIRECT, Place
 
 pytestmark = pytest.mark.usefixtures("hosted")
@@ -18,9 +18,11 @@ CIRCLE = QUICK | {"prompt": "a green circle moving left"}
 
 
 def test_reload_ui_leaves_one_tab_that_works(tab: Tab, place: Place) -> None:
+    if not tab.page.locator("#settings_restart_gradio").count():
+        pytest.skip("SD.Next cannot reload its UI, only start its whole server again")
     assert tab.generate(**CIRCLE) == "done"
     tab.page.locator("#tabs > .tab-nav button").filter(has_text="Settings").first.click()
-    with tab.page.expect_navigation(timeout=FILM * 1000):  # the web UI's own script loads the page when it is back
+    with tab.page.expect_navigation(timeout=PAGE * 1000):  # the web UI's own script loads the page when it is back
         tab.page.locator("#settings_restart_gradio").click()
     tab.open()
     expect(place.tabs(tab.page)).to_have_count(1)
