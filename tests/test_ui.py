@@ -24,6 +24,7 @@ from t2v.errors import FilmError, RequestError
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
 from t2v.jobs import Runner, State
+from t2v.models import catalog
 from t2v.models.configuration import Defaults
 from t2v.request import VideoRequest
 from t2v.settings import Settings
@@ -384,7 +385,7 @@ def test_a_page_opened_anew_finds_films_and_the_running_job(tab: Tab) -> None:
 
 def test_a_page_opened_while_nothing_runs_shows_films_and_no_progress(tab: Tab, film: Path) -> None:
     (only,) = tab.use(tab.handlers.reattach, session=Session())
-    assert set(only) == {"films", "need", "model"}
+    assert set(only) == {"films", "need", "model", "lora"}
     assert Seen(only["films"]).of("data-infotext") == [read_infotext(film)]
 
 
@@ -488,6 +489,31 @@ def test_a_broken_model_is_told_in_its_card_and_leaves_the_tab_whole(tmp_path: P
     assert tab.values["steps"] == Defaults.steps
     tab.use(tab.handlers.choose_model, model="gone")
     assert "no model 'gone'" in Seen(tab.values["card"]).text
+
+
+def test_the_card_of_a_model_tells_kind_precision_size_and_what_it_borrows(tab: Tab, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "models" / "ModelScope" / "tiny")
+    (folder / "open_clip_pytorch_model.bin").rename(tmp_path / "text.bin")
+    tab.use(tab.handlers.refresh_models)
+    tab.library.hashing.join()
+    tab.use(tab.handlers.choose_model, model="tiny")
+    said = Seen(tab.values["card"]).text
+    assert "It has no text tower" in said
+    assert "small model, fp32" in said
+    tab.use(tab.handlers.choose_model, model="demo")
+    assert f"fp16, 0.013 GB, {catalog.hash_of(catalog.DEMO)}" in Seen(tab.values["card"]).text
+
+
+def test_a_lora_that_is_chosen_joins_those_that_are_asked_for(tab: Tab, tmp_path: Path) -> None:
+    tab.use(tab.handlers.refresh_models)
+    assert tab.parts["lora"].choices == []
+    assert tab.use(tab.handlers.add_lora, lora="style/noir", loras="")[-1] == {"loras": "style/noir:1", "lora": None}
+    tab.use(tab.handlers.add_lora, lora="pan", loras="style/noir:0.5, ")
+    assert tab.values["loras"] == "style/noir:0.5, pan:1"
+    assert controls.request_of(tab.values).loras == "style/noir:0.5, pan:1"
+    (tmp_path / "models" / "Lora" / "motion").mkdir(parents=True)
+    (tmp_path / "models" / "Lora" / "motion" / "pan.safetensors").touch()
+    assert tab.use(tab.handlers.refresh_models)[-1]["lora"]["choices"] == ["motion/pan"]
 
 
 def test_private_folders_stay_private(tmp_path: Path) -> None:

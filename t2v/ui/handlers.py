@@ -73,8 +73,9 @@ class Handlers:
 
     def reattach(self, values: Values) -> Changes:
         """For a page that was just opened: what there is by now, and whatever is running or will be next."""
+        self.library.look_up_hashes()
         there = {"films": show.films(self.library.exhibits()), "need": self.need(values),
-                 "model": gr.update(choices=self.library.models())}
+                 "model": gr.update(choices=self.library.models()), "lora": gr.update(choices=self.library.loras())}
         job = self.runner.running or next(iter(self.runner.waiting), None)
         if job is None or values["session"].job:
             return there
@@ -162,10 +163,18 @@ class Handlers:
                 **{name: in_control(name, now[name]) for name in untouched}}
 
     def refresh_models(self, values: Values) -> Changes:
-        """The models that are there now."""
+        """The models and LoRAs that are there now."""
+        self.library.look_up_hashes()
         names = self.library.models()
         kept = values["model"] if values["model"] in names else self.library.first_choice()
-        return {"model": gr.update(choices=names, value=kept), "card": self.library.card(kept)}
+        return {"model": gr.update(choices=names, value=kept), "card": self.library.card(kept),
+                "lora": gr.update(choices=self.library.loras())}
+
+    def add_lora(self, values: Values) -> Changes:
+        """Puts the name that was chosen behind those that are asked for already."""
+        if not values["lora"]:
+            return {}
+        return {"loras": ", ".join(filter(None, [values["loras"].strip(" ,"), f"{values['lora']}:1"])), "lora": None}
 
     @staticmethod
     def sizes(defaults: Changes) -> list[str]:

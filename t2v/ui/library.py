@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from t2v import download
 from t2v.errors import FilmError, ModelError
 from t2v.jobs import Runner
-from t2v.models import catalog
+from t2v.models import catalog, library
 from t2v.models.configuration import Defaults
 from t2v.ui import show
 from t2v.ui.compat import file_url
@@ -26,6 +27,7 @@ class Library:
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.host = runner, runner.host
+        self.hashing: Thread | None = None
 
     # ---- films ----
 
@@ -80,9 +82,18 @@ class Library:
     def models(self) -> list[str]:
         return list(catalog.find_models(self.host.model_folders))
 
+    def loras(self) -> list[str]:
+        """Names of the LoRAs that are there; whether one fits the model shows when it is used."""
+        return list(library.files(self.host.lora_folders))
+
     def known(self) -> list[str]:
         """Names of the models that can be fetched."""
         return [model.name for model in download.known()]
+
+    def look_up_hashes(self) -> None:
+        """Has the hash of every model looked up in the background, for the next card that is shown."""
+        if self.hashing is None or not self.hashing.is_alive():
+            self.hashing = catalog.look_up_hashes(self.host.model_folders)
 
     def first_choice(self) -> str:
         """The first real model, else the demo."""
@@ -91,7 +102,7 @@ class Library:
     def defaults(self, model: str) -> dict[str, Any]:
         """What a model chooses for the settings it owns; as published, where it is broken or gone."""
         try:
-            described = catalog.describe(catalog.find_models(self.host.model_folders)[model])
+            described = self.described(catalog.find_models(self.host.model_folders)[model])
         except (KeyError, ModelError):
             described = asdict(Defaults())
         return {name: described.get(name) for name in MODEL_OWNED}
@@ -104,9 +115,13 @@ class Library:
         hint = "" if set(found) > {catalog.DEMO.name} else ONLY_DEMO.format(
             self.public(str(self.host.model_folders[0].absolute() / "t2v")))
         try:
-            return show.card(model, catalog.describe(found[model]), hint=hint)
+            return show.card(model, self.described(found[model]), hint=hint)
         except ModelError as error:
             return show.card(model, {}, problem=self.public(str(error)))
+
+    def described(self, folder: Path) -> dict[str, Any]:
+        """What is to know of the model in a folder; what it lacks is looked for in the models around it."""
+        return catalog.describe(folder, self.host.model_folders)
 
     # ---- what may be said ----
 

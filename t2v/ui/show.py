@@ -126,8 +126,11 @@ def card(name: str, facts: Mapping[str, Any], problem: str = "", hint: str = "")
     made = [f"{facts['width']}x{facts['height']}"] if facts.get("width") and facts.get("height") else []
     made += [f"{facts['frames']} frames"] if facts.get("frames") else []
     made += [f"{facts['fps']:g} FPS"] if facts.get("fps") else []
-    said = " ".join(filter(None, [str(facts.get("card") or ""), f"Made for {', '.join(made)}." if made else ""]))
-    return f'<div class="t2v-card">{text(said or name)}{f"<p>{text(hint)}</p>" if hint else ""}</div>'
+    said = [str(facts.get("card") or ""), f"Made for {', '.join(made)}." if made else "", *facts.get("notes", ())]
+    size = f"{facts['size'] / 1e9:.2g} GB" if facts.get("size") else ""
+    known = ", ".join(filter(None, [facts.get("kind"), facts.get("precision"), size, facts.get("hash")]))
+    return (f'<div class="t2v-card">{text(" ".join(filter(None, said)) or name)}'
+            f'{f"<p>{text(known)}</p>" if known else ""}{f"<p>{text(hint)}</p>" if hint else ""}</div>')
 
 
 def tokens(count: int, limit: int) -> str:

@@ -61,7 +61,10 @@ class Layout:
         self.field("negative_prompt")
         with gr.Row(elem_classes=["t2v-row", "t2v-under"]):
             self.html("negative_prompt_tokens", show.tokens(0, 75))
-        self.field("loras")
+        with gr.Row(elem_classes=["t2v-row"]):
+            self.field("loras")
+            self.add("lora", gr.Dropdown(choices=self.library.loras(), value=None, label="Add a LoRA",
+                                         elem_id=PREFIX + "lora"))
         if self.library.host.styles:
             self.add("styles", gr.Dropdown(choices=list(self.library.host.styles), value=[], multiselect=True,
                                            label="Styles", elem_id=PREFIX + "styles"))
@@ -161,13 +164,14 @@ def connect(parts: Parts, handlers: Handlers, library: Library) -> None:
     on = Wiring(parts, library.public).on
     model = ["model", "defaults", *MODEL_OWNED]
     on(parts["generate"].click, handlers.generate, [*SPECS, "styles", "session"], RESULTS)
-    on(parts["reattach"].click, handlers.reattach, ["session", *model], [*RESULTS, "need", "model"])
+    on(parts["reattach"].click, handlers.reattach, ["session", *model], [*RESULTS, "need", "model", "lora"])
     on(parts["look"].click, handlers.look, ["session"], RESULTS)
     on(parts["interrupt"].click, handlers.interrupt, ["session"], [])
     on(parts["skip"].click, handlers.skip, ["session"], [])
 
     on(parts["model"].change, handlers.choose_model, model, ["defaults", "card", "size", *MODEL_OWNED])
-    on(parts["refresh"].click, handlers.refresh_models, ["model"], ["model", "card"])
+    on(parts["refresh"].click, handlers.refresh_models, ["model"], ["model", "card", "lora"])
+    on(parts["lora"].input, handlers.add_lora, ["lora", "loras"], ["loras", "lora"])
     for name, counted in {"prompt": handlers.count_prompt, "negative_prompt": handlers.count_negative_prompt}.items():
         on(parts[name].change, counted, [name], [name + "_tokens"], latest=True)
     for name in ("model", "width", "height", "frames", "fps", "cfg_scale"):
