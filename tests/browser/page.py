@@ -119,11 +119,15 @@ class Tab:
             box.fill(str(value))
             box.press("Tab")
 
-    def choose(self, name: str, option: str) -> None:
-        """Picks `option` from a dropdown."""
+    def pick(self, name: str, option: str) -> None:
+        """Clicks on `option` of a dropdown."""
         self.part(name).locator("input").first.click()
         choice = re.compile(rf"^\W*{re.escape(option)}\s*$")
         self.page.locator("ul li:visible").filter(has_text=choice).first.click()
+
+    def choose(self, name: str, option: str) -> None:
+        """Picks `option` from a dropdown, and waits until it stands there."""
+        self.pick(name, option)
         self.until(lambda: self.get(name) == option, f"{name} to be {option}")
 
     def get(self, name: str) -> str:
