@@ -16,8 +16,9 @@ help:
 demo: .venv/standalone
 	.venv/bin/t2v generate "a red circle moving right"
 
+# A process for each core, with one thread each: the networks of most tests are too small to gain from more.
 test: .venv/test
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --dist worksteal
 
 check: .venv/test
 	.venv/bin/ruff check
