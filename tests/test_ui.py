@@ -501,7 +501,7 @@ def test_the_card_of_a_model_tells_kind_precision_size_and_what_it_borrows(tab: 
     assert "It has no text tower" in said
     assert "small model, fp32" in said
     tab.use(tab.handlers.choose_model, model="demo")
-    assert f"fp16, 0.013 GB, {catalog.hash_of(catalog.DEMO)}" in Seen(tab.values["card"]).text
+    assert f"fp16, 13 MB, {catalog.hash_of(catalog.DEMO)}" in Seen(tab.values["card"]).text
 
 
 def test_a_lora_that_is_chosen_joins_those_that_are_asked_for(tab: Tab, tmp_path: Path) -> None:

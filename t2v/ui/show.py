@@ -127,8 +127,9 @@ def card(name: str, facts: Mapping[str, Any], problem: str = "", hint: str = "")
     made += [f"{facts['frames']} frames"] if facts.get("frames") else []
     made += [f"{facts['fps']:g} FPS"] if facts.get("fps") else []
     said = [str(facts.get("card") or ""), f"Made for {', '.join(made)}." if made else "", *facts.get("notes", ())]
-    size = f"{facts['size'] / 1e9:.2g} GB" if facts.get("size") else ""
-    known = ", ".join(filter(None, [facts.get("kind"), facts.get("precision"), size, facts.get("hash")]))
+    size = facts.get("size", 0)
+    large = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size else ""
+    known = ", ".join(filter(None, [facts.get("kind"), facts.get("precision"), large, facts.get("hash")]))
     return (f'<div class="t2v-card">{text(" ".join(filter(None, said)) or name)}'
             f'{f"<p>{text(known)}</p>" if known else ""}{f"<p>{text(hint)}</p>" if hint else ""}</div>')
 

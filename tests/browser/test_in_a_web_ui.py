@@ -48,6 +48,16 @@ def test_the_web_ui_sees_our_progress_and_its_interrupt_reaches_us(tab: Tab, pla
     assert tab.playing()["duration"] == pytest.approx(24 / 8, rel=0.05)
 
 
+def test_the_frame_that_is_shown_goes_to_img2img(tab: Tab) -> None:
+    if not tab.part("to_img2img").count():
+        pytest.skip("this web UI has no way to bind such a button")
+    assert tab.generate(**CIRCLE | {"width": 96}) == "done"
+    tab.playing()
+    tab.press("to_img2img")
+    sent = "() => [...document.querySelectorAll('#tab_img2img img')].some(i => i.naturalWidth == 96 && i.offsetParent)"
+    tab.until(lambda: bool(tab.page.evaluate(sent)), "the frame in img2img, and that tab in front")
+
+
 def progress(place: Place) -> float:
     """How far the web UI says that it is."""
     with DIRECT.open(place.url + "sdapi/v1/progress?skip_current_image=true", timeout=30) as answer:
