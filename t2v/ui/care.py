@@ -63,7 +63,7 @@ class Care:
         room = f"{gigabytes(plan.size)} to fetch, {gigabytes(plan.free)} free on the disk"
         target = self.library.public(str(plan.target))
         return {"care": show.note(
-            f"{plan.model.about} Licence: {plan.model.licence}. From {plan.page} into {target}: "
+            f"{plan.model.about}. Licence: {plan.model.licence}. From {plan.page} into {target}: "
             f"{room if plan.missing else 'all of it is there already'}."
             + (" Fetch it accepts that." if plan.missing and plan.fits else "")
             + ("" if plan.fits else " That is too little room."))}

@@ -29,6 +29,8 @@ WEB_UI_NOISE = re.compile("|".join([
     r"Element is not in the DOM",  # Forge, when its Settings are opened
 ]))
 
+MODERN = "button.xtabs-tab[tabitemid*=tab_text2video_tabitem]"  # our tab in SD.Next's own look, which hides gradio's
+
 
 @dataclass(frozen=True)
 class Place:
@@ -53,7 +55,7 @@ class Place:
     def enter(self, page: Page) -> None:
         """Opens the tab, if it is one of many."""
         if self.hosted:
-            self.tabs(page).first.click()
+            self.tabs(page).or_(page.locator(MODERN)).locator("visible=true").first.click()
 
 
 @contextmanager

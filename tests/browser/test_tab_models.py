@@ -7,7 +7,7 @@ from tests.browser.places import Place
 from tests.loras import drawn, kohya
 
 CIRCLE = QUICK | {"prompt": "a red circle moving right", "seed": 5}
-LAST = {"out_2": (4, 32, 3, 3)}  # the last convolution of the demo's UNet, and of every other one with 32 channels
+LAST = {"out_2": (4, 64, 3, 3)}  # the last convolution of the demo's UNet
 
 
 def test_a_check_of_all_models_is_a_page_to_paste(tab: Tab) -> None:
