@@ -43,7 +43,7 @@ def test_the_web_ui_sees_our_progress_and_its_interrupt_reaches_us(tab: Tab, pla
     tab.until(moves, "progress in the web UI's own API")
     assert max(seen) <= 1
     with DIRECT.open(Request(place.url + "sdapi/v1/interrupt", method="POST"), timeout=30) as answer:
-        assert answer.status == 200
+        assert answer.status in (200, 204)  # SD.Next has nothing to add
     assert tab.finish() == "interrupted"
     assert tab.playing()["duration"] == pytest.approx(24 / 8, rel=0.05)
 
