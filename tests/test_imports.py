@@ -39,14 +39,14 @@ ROWS = """
     models.catalog models.export
     video models.modelscope models.videocrafter models.diffusers_folder models.facts
     models.assembly
-    video.reading models.configuration models.contents
+    video.reading models.configuration models.contents windows
     models.dialects
     models.names
-    download guidance video.movie video.pictures models models.checkpoint models.writing
+    download guidance story ring video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt video.sound video.files models.torchfile models.unet models.autoencoder models.text
-    hosts download.transfer
-    settings extra download.planning
-    request schedule memory tokenizer preview video.base models.pickled models.layers
+    hosts download.transfer freeinit
+    settings extra download.planning video.smoothing
+    request schedule memory curves weaving tokenizer preview video.base models.pickled models.layers
     models.ram models.disk models.variants
     download.hub download.catalogue
     errors
