@@ -54,7 +54,7 @@ class _Motion:
         self.last, self.pts = first, self.dropped * step_out
 
     def _graph(self, wanted: Fraction) -> Graph:
-        graph = Graph()
+        graph: Any = Graph()
         width, height = max(self.width, SMALLEST), max(self.height, SMALLEST)
         steps = [graph.add_buffer(width=width, height=height, format="rgb24", time_base=self.tick),
                  graph.add("scale", f"out_color_matrix=bt709:{EXACTLY}"), graph.add("format", "yuv444p"),
