@@ -35,6 +35,8 @@ def any_value(spec: Any) -> st.SearchStrategy[Any]:
     limits, kind = spec.metadata, value_type(spec)
     if kind is str:
         values: st.SearchStrategy[Any] = ALL_TEXT
+    elif kind is bool:
+        values = st.booleans()
     elif kind is int:
         step = limits.get("multiple_of", 1)
         values = st.integers(-(-limits["ge"] // step), limits["le"] // step).map(lambda n: n * step)
