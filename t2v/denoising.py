@@ -1,7 +1,7 @@
 """From noise to latents: whatever a film is made of, every part of it goes through here."""
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -22,7 +22,7 @@ from t2v.story import Told
 from t2v.watch import Watch
 from t2v.windows import windowed
 
-Words = Callable[[range], Contexts | Told]  # frames of a film -> what a prompt says in them, at every step
+Words = Callable[[Sequence[int]], Contexts | Told]  # frames of a film -> what a prompt says in them, at every step
 
 
 class Denoising:
@@ -100,7 +100,7 @@ class Denoising:
         if start.base is not None and first == plan.steps:
             return start.kept(start.base, plan.sigmas)
         x = start.x(noise, schedule, plan.sigmas)
-        denoise = start.denoise(self.denoiser(frames), plan.sigmas)
+        denoise = start.denoise(windowed(self.denoiser, frames, plan.windows), plan.sigmas)
         self.mixture.at(first / plan.steps)
         with ring(plan.model.unet) if plan.request.loop and not plan.windows.several(len(frames)) else nullcontext():
             for number, step in enumerate(
@@ -115,17 +115,15 @@ class Denoising:
                 self.mixture.at(min(number, plan.steps - 1) / plan.steps)
         return start.kept(schedule.to_network(x, plan.sigmas[-1]), plan.sigmas)
 
-    def denoiser(self, frames: range) -> Denoise:
-        """What the prompts say of `frames`, with guidance."""
-        network = windowed(self.plan.model.unet, self.plan.windows)
-
+    def denoiser(self, frames: Sequence[int]) -> Denoise:
+        """What the network makes of `frames` and of what the prompts say in them, with guidance."""
         def of(words: Words) -> Denoiser:
             said = words(frames)
 
             def context_at(sigma: float) -> Tensor:
                 return said.at(bisect_right(self.levels, -sigma) - 1)  # of the step that starts there, or that it is in
 
-            return Denoiser(network, self.plan.model.schedule, context_at, self.host.dtype)
+            return Denoiser(self.plan.model.unet, self.plan.model.schedule, context_at, self.host.dtype)
 
         positive, negative = map(of, self.words)
         return guided(positive, negative, self.plan.cfg_scale)

@@ -134,7 +134,8 @@ def encode(plan: Plan, host: Host) -> list[Words]:
     with taught(plan.model.text, plan.beside.vectors):
         parts = iter(contexts(texts, plan.steps, tower, words=plan.beside.words))
     return [partial(said, [next(parts) for _ in story], [segment.start for segment in story],
-                    transition=plan.request.transition) for story in stories]
+                    transition=plan.request.transition, around=plan.shape[2] if plan.request.loop else 0)
+            for story in stories]
 
 
 def read_inputs(plan: Plan, host: Host, watch: Watch, base: Tensor | None) -> Start:

@@ -62,12 +62,16 @@ def marks_of(prompt: str) -> list[re.Match[str]]:
     return [mark for mark in MARK.finditer(plain) if not any(mark.start() in pair for pair in inside)]
 
 
-def shares(starts: Sequence[int], frames: Iterable[int], transition: int) -> Tensor:
+def shares(starts: Sequence[int], frames: Iterable[int], transition: int, around: int = 0) -> Tensor:
     """How much of each part is in each frame: [frames, parts], rows add up to 1, at most two parts in one.
 
     A part is whole at its own frame. The `transition` frames before mix it with the part before, linearly; fewer
-    where that one is shorter. `frames` are the numbers of the frames to tell about, such as range(24).
+    where that one is shorter. `frames` are the numbers of the frames to tell about, such as range(24). With `around`,
+    the story is that of a loop of so many frames, and its end becomes its beginning.
     """
+    if around > starts[-1]:
+        *parts, again = shares([*starts, around], frames, transition).unbind(dim=1)
+        return torch.stack([parts[0] + again, *parts[1:]], dim=1)
     at = torch.tensor(list(frames), dtype=torch.float64)
     arrived = [torch.ones_like(at)]
     for before, start in pairwise(starts):
@@ -98,6 +102,10 @@ class Told:
         return self.last[0][1]
 
 
-def told(parts: Sequence[Contexts], starts: Sequence[int], frames: Iterable[int], transition: int) -> Contexts | Told:
-    """The contexts of a story; of a single part, its own, which the network takes for all frames at once."""
-    return parts[0] if len(parts) == 1 else Told(parts, shares(starts, frames, transition))
+def told(
+    parts: Sequence[Contexts], starts: Sequence[int], frames: Iterable[int], transition: int, around: int = 0
+) -> Contexts | Told:
+    """What a story says in some `frames`; where that is a single part, its own contexts, one for all frames at once."""
+    mixture = shares(starts, frames, transition, around)
+    shown = mixture.any(dim=0).nonzero().flatten().tolist()
+    return parts[shown[0]] if len(shown) == 1 else Told([parts[i] for i in shown], mixture[:, shown])

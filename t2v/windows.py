@@ -2,19 +2,18 @@
 
 At every step the network sees a window of frames at a time, and where windows overlap the film follows a weighted
 mean of what it says (MultiDiffusion, Bar-Tal et al. 2023, along time; Gen-L-Video, Wang et al. 2023). To the sampler
-this is a network like any other. It needs the memory of one window, and the latents.
+this is a denoiser like any other. It needs the memory of one window, and the latents.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from t2v.errors import RequestError
-from t2v.guidance import Network
-from t2v.sampling import Noise
+from t2v.sampling import Denoise, Noise
 from t2v.schedule import find
 
 
@@ -22,7 +21,7 @@ from t2v.schedule import find
 class Windows:
     """Windows of `size` frames, neighbours sharing at least `overlap`; 0 is one window, whatever the film's length.
 
-    jitter: they begin elsewhere at each timestep, determined by `seed`.
+    jitter: they begin elsewhere at each noise level, determined by `seed`.
     loop: the film is a ring, and windows also lie over its seam.
     """
 
@@ -45,35 +44,38 @@ class Windows:
         """Whether a film of so many frames takes more than one window."""
         return 0 < self.size < frames
 
-    def starts(self, frames: int, timestep: float = 0.0) -> list[int]:
-        """The first frame of each window at a timestep; every frame of the film lies in at least one.
+    def starts(self, frames: int, sigma: float = 0.0) -> list[int]:
+        """The first frame of each window at a noise level; every frame of the film lies in at least one.
 
         The last window ends with the film. On a ring windows go on past the end, at the beginning.
         """
         if not self.several(frames):
             return [0]
-        shift = random.Random(f"{self.seed} {timestep}").randrange(self.stride) if self.jitter else 0
+        shift = random.Random(f"{self.seed} {sigma}").randrange(self.stride) if self.jitter else 0
         if self.loop:
             return [(start + shift) % frames for start in range(0, frames, self.stride)]
         return sorted({0, *range(shift, frames - self.size, self.stride), frames - self.size})
 
 
-def windowed(network: Network, windows: Windows) -> Network:
-    """`network`, asked window by window; as it is where a film fits into one. A context per frame is cut likewise."""
-    def whole(x_t: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        frames = x_t.shape[2]
-        if not windows.several(frames):
-            return network(x_t, timestep, context)
-        weights = pyramid(windows.size).to(x_t.device)
-        total, weight = torch.zeros_like(x_t, dtype=torch.float32), x_t.new_zeros(frames, dtype=torch.float32)
-        for start in windows.starts(frames, float(timestep[0])):
-            seen = torch.arange(start, start + windows.size, device=x_t.device) % frames
-            said = network(x_t[:, :, seen], timestep, context[:, seen] if context.ndim == 4 else context)
-            total[:, :, seen] += weights[:, None, None] * said
-            weight[seen] += weights
-        return (total / weight[:, None, None]).to(x_t.dtype)
+def windowed(denoise_of: Callable[[Sequence[int]], Denoise], frames: Sequence[int], windows: Windows) -> Denoise:
+    """`denoise_of(frames)`, asked window by window: what it makes of all frames where they fit into one.
 
-    return whole
+    denoise_of: from the numbers of some frames of the film to their denoiser, so that each window has its own prompts.
+    """
+    if not windows.several(len(frames)):
+        return denoise_of(frames)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        weights = pyramid(windows.size).to(x.device)[:, None, None]
+        total, weight = torch.zeros_like(x, dtype=torch.float32), torch.zeros_like(x[:1, :1, :, :1, :1]).float()
+        for start in windows.starts(len(frames), sigma):
+            seen = [position % len(frames) for position in range(start, start + windows.size)]
+            x0 = denoise_of([frames[position] for position in seen])(x[:, :, seen], sigma)
+            total[:, :, seen] += weights * x0
+            weight[:, :, seen] += weights
+        return (total / weight).to(x.dtype)
+
+    return denoise
 
 
 def pyramid(size: int) -> Tensor:

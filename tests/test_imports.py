@@ -41,10 +41,10 @@ ROWS = """
     models.catalog models.export
     video models.modelscope models.videocrafter models.diffusers_folder models.facts
     models.assembly video.clips
-    video.reading models.configuration models.contents windows
+    video.reading models.configuration models.contents
     models.dialects
     models.names
-    download guidance start story ring video.movie video.pictures models models.checkpoint models.writing
+    download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt video.sound video.files models.torchfile models.unet models.autoencoder models.text
     hosts download.transfer freeinit
     settings extra download.planning video.smoothing

@@ -83,6 +83,11 @@ def test_frames_may_be_any_frames() -> None:
     assert shares([0, 9], [-4, 100], 4).tolist() == [[1, 0], [0, 1]]
 
 
+def test_in_a_loop_the_last_part_becomes_the_first() -> None:
+    assert shares([0, 4], range(8), 1, around=8)[:, 0].tolist() == [1, 1, 1, 0.5, 0, 0, 0, 0.5]
+    assert torch.equal(shares([0, 4, 9], range(8), 1, around=8), shares([0, 4, 9], range(8), 1))  # 9 never comes
+
+
 @given(st.sets(st.integers(1, 60), max_size=6), st.integers(0, 20))
 def test_shares_add_up_and_only_neighbours_mix(starts: set[int], transition: int) -> None:
     parts = shares([0, *sorted(starts)], range(70), transition)
@@ -115,6 +120,13 @@ def test_frames_are_told_their_part_and_a_mixture_between() -> None:
     for frame in range(8):
         share = 0.0 if frame < 3 else 0.5 if frame == 3 else 1.0
         assert_equal(context[:, frame], torch.lerp(sea.at(0), storm.at(0), share), tolerance=1e-6)
+
+
+def test_frames_of_one_part_are_told_it_all_at_once() -> None:
+    parts = contexts(["a calm sea", "a storm"], 4, tower)
+    assert told(parts, [0, 8], range(7), 1) is parts[0]
+    assert told(parts, [0, 8], range(8, 24), 1) is parts[1]
+    assert isinstance(told(parts, [0, 8], range(7, 12), 1), Told)
 
 
 def test_parts_of_unequal_length_are_told_with_the_same_number_of_tokens() -> None:

@@ -1,5 +1,6 @@
 """Windows: what they cover and weigh, what comes of them, and noise for long films."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -9,37 +10,35 @@ from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
 from torch import Tensor
 
 from t2v.errors import RequestError
-from t2v.guidance import Denoiser
-from t2v.sampling import SAMPLERS, seeded_noise
+from t2v.sampling import SAMPLERS, Denoise, seeded_noise
 from t2v.schedule import modelscope, scaled_linear
 from t2v.windows import NOISES, Windows, find_noise, pyramid, shuffled, windowed
 from tests.networks import assert_equal, normal
 
-CONTEXT = normal(1, 5, 6)
-TIMESTEP = torch.tensor([500.0])
+SIGMA = 2.5
+
+
+def alone(frames: Sequence[int]) -> Denoise:
+    """A denoiser that sees no other frame: only the frame, its number and the noise level."""
+    numbers = torch.tensor(list(frames), dtype=torch.float32)[:, None, None]
+    return lambda x, sigma: (x * 1.7).sin() * sigma + numbers / 10
+
+
+def together(_frames: Sequence[int]) -> Denoise:
+    """A denoiser that sees all frames."""
+    return lambda x, sigma: x - x.mean(dim=2, keepdim=True) * x.std() * sigma
 
 
 class Recorder:
-    """A network that says what `say` makes of what it sees, and remembers how much that was."""
+    """`denoise_of` as given, and the frames that it was asked for."""
 
-    def __init__(self, say: object = None) -> None:
-        self.say = say
-        self.seen: list[tuple[int, int]] = []
+    def __init__(self, denoise_of: Callable[[Sequence[int]], Denoise]) -> None:
+        self.denoise_of = denoise_of
+        self.asked: list[list[int]] = []
 
-    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        self.seen.append((x.shape[2], context.shape[1]))
-        return self.say(x, timestep, context) if callable(self.say) else x
-
-
-def alone(x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-    """What depends on no other frame: on the frame, the timestep and the frame's context."""
-    words = context.mean(dim=(-2, -1))  # b | b f
-    return (x * 1.7).sin() * timestep[:, None, None, None, None] / 500 + words.reshape(x.shape[0], 1, -1, 1, 1)
-
-
-def together(x: Tensor, _timestep: Tensor, _context: Tensor) -> Tensor:
-    """What depends on all frames seen."""
-    return x - x.mean(dim=2, keepdim=True) * x.std()
+    def __call__(self, frames: Sequence[int]) -> Denoise:
+        self.asked.append(list(frames))
+        return self.denoise_of(frames)
 
 
 @pytest.mark.parametrize("jitter", [False, True])
@@ -50,8 +49,8 @@ def test_every_frame_lies_in_a_window_and_no_window_beyond_the_film(
     frames: int, size: int, overlap: int, loop: bool, jitter: bool
 ) -> None:
     windows = Windows(size, overlap, jitter, loop, seed=3)
-    for timestep in (0.0, 17.0, 999.0):
-        starts = windows.starts(frames, timestep)
+    for sigma in (0.0, 0.7, 14.6):
+        starts = windows.starts(frames, sigma)
         covered = {(start + i) % frames for start in starts for i in range(size)}
         assert covered == set(range(frames))
         assert len(starts) <= -(-frames // windows.stride) + 1
@@ -66,9 +65,9 @@ def test_windows_on_a_ring_lie_over_its_seam() -> None:
     assert starts == [0, 4, 8, 12]
 
 
-def test_jitter_depends_on_the_seed_and_the_timestep_alone() -> None:
+def test_jitter_depends_on_the_seed_and_the_noise_level_alone() -> None:
     def places(seed: int) -> list[list[int]]:
-        return [Windows(8, 2, jitter=True, seed=seed).starts(30, t) for t in (999.0, 750.5, 500.0, 250.0)]
+        return [Windows(8, 2, jitter=True, seed=seed).starts(30, sigma) for sigma in (14.6, 7.0, 2.5, 0.7)]
 
     assert places(1) == places(1)
     assert places(1) != places(2)
@@ -89,57 +88,50 @@ def test_weights_are_the_pyramid_of_diffusers_and_positive(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 8, 9])
-def test_one_window_is_the_plain_network_bit_for_bit(size: int) -> None:
-    x, network = normal(1, 4, 8, 2, 2), Recorder(together)
-    said = windowed(network, Windows(size, 2, jitter=True, loop=True))(x, TIMESTEP, CONTEXT)
-    assert torch.equal(said, together(x, TIMESTEP, CONTEXT))
-    assert network.seen == [(8, 5)]
+def test_one_window_is_the_plain_denoiser_bit_for_bit(size: int) -> None:
+    x, asked = normal(1, 4, 8, 2, 2), Recorder(together)
+    x0 = windowed(asked, range(8), Windows(size, 2, jitter=True, loop=True))(x, SIGMA)
+    assert torch.equal(x0, together(range(8))(x, SIGMA))
+    assert asked.asked == [list(range(8))]
 
 
 @pytest.mark.parametrize("jitter", [False, True])
 @pytest.mark.parametrize("loop", [False, True])
-@pytest.mark.parametrize("per_frame", [False, True])
-def test_a_network_that_ignores_neighbours_says_the_same_in_windows(loop: bool, jitter: bool, per_frame: bool) -> None:
-    x, context = normal(2, 4, 21, 2, 3), normal(2, 21, 5, 6) if per_frame else normal(2, 5, 6)
-    timestep = TIMESTEP.expand(2)
-    network = Recorder(alone)
-    said = windowed(network, Windows(8, 3, jitter, loop))(x, timestep, context)
-    assert_equal(said, alone(x, timestep, context), tolerance=1e-5)
-    assert set(network.seen) == {(8, 8 if per_frame else 5)}
+@pytest.mark.parametrize("frames", [range(21), range(0, 63, 3)])
+def test_a_denoiser_that_ignores_neighbours_makes_the_same_in_windows(frames: range, loop: bool, jitter: bool) -> None:
+    x, asked = normal(2, 4, 21, 2, 3), Recorder(alone)
+    x0 = windowed(asked, frames, Windows(8, 3, jitter, loop))(x, SIGMA)
+    assert_equal(x0, alone(frames)(x, SIGMA), tolerance=1e-5)
+    assert {len(window) for window in asked.asked} == {8}
 
 
 def test_the_network_never_sees_more_than_a_window() -> None:
-    network = Recorder(together)
-    windowed(network, Windows(16, 4))(normal(1, 4, 1000, 1, 1), TIMESTEP, CONTEXT)
-    assert network.seen == [(16, 5)] * 83  # 82 strides of 12, and the end
+    asked = Recorder(together)
+    windowed(asked, range(1000), Windows(16, 4))(normal(1, 4, 1000, 1, 1), SIGMA)
+    assert asked.asked == [list(range(start, start + 16)) for start in range(0, 984, 12)] + [list(range(984, 1000))]
 
 
 def test_where_windows_overlap_the_weighted_mean_counts() -> None:
-    told = iter([torch.zeros(1, 1, 4, 1, 1), torch.ones(1, 1, 4, 1, 1)])
-    said = windowed(lambda *_: next(told), Windows(4, 2))(torch.zeros(1, 1, 6, 1, 1), TIMESTEP, CONTEXT)
-    assert said.flatten().tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1])  # weights 1 2 2 1
+    x0 = windowed(lambda frames: lambda x, _: x * 0 + float(frames[0] > 0), range(6), Windows(4, 2))
+    assert x0(torch.zeros(1, 1, 6, 1, 1), SIGMA).flatten().tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1])
 
 
 def test_the_precision_of_the_latents_is_kept() -> None:
-    said = windowed(Recorder(), Windows(4, 2))(normal(1, 4, 9, 2, 2).half(), TIMESTEP, CONTEXT)
-    assert said.dtype == torch.float16
+    assert windowed(alone, range(9), Windows(4, 2))(normal(1, 4, 9, 2, 2).half(), SIGMA).dtype == torch.float16
 
 
 def test_on_a_ring_windows_treat_the_seam_like_any_other_place() -> None:
-    x = normal(1, 4, 16, 2, 2)
-    network = windowed(together, Windows(8, 4, loop=True))
-    rolled = network(x.roll(4, dims=2), TIMESTEP, CONTEXT).roll(-4, dims=2)
-    assert_equal(rolled, network(x, TIMESTEP, CONTEXT), tolerance=1e-5)
+    x, denoise = normal(1, 4, 16, 2, 2), windowed(together, range(16), Windows(8, 4, loop=True))
+    assert_equal(denoise(x.roll(4, dims=2), SIGMA).roll(-4, dims=2), denoise(x, SIGMA), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_any_sampler_makes_the_same_film_of_a_network_that_ignores_neighbours(name: str) -> None:
-    schedule = scaled_linear()
-    sigmas, start = modelscope(schedule, 4), normal(1, 4, 20, 2, 2)
+def test_any_sampler_makes_the_same_film_of_a_denoiser_that_ignores_neighbours(name: str) -> None:
+    sigmas, start = modelscope(scaled_linear(), 4), normal(1, 4, 20, 2, 2) * 10
 
     def film(windows: Windows) -> Tensor:
-        denoiser = Denoiser(windowed(alone, windows), schedule, CONTEXT)
-        return [step.x for step in SAMPLERS[name](denoiser, start * 10, sigmas, seeded_noise(3))][-1]
+        denoise = windowed(alone, range(20), windows)
+        return [step.x for step in SAMPLERS[name](denoise, start, sigmas, seeded_noise(3))][-1]
 
     plain = film(Windows(0, 0))
     assert (film(Windows(8, 3, jitter=True, seed=5)) - plain).abs().max() <= 1e-4 * plain.abs().max()
