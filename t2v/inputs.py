@@ -139,7 +139,7 @@ def pictures(request: VideoRequest) -> tuple[Picture, ...]:
         try:
             read_picture(path)
         except FilmError as error:
-            raise RequestError("pictures", str(error)) from error
+            raise refused("pictures", path, error) from error
         own = [0.0 if everywhere or number == frame else 1.0 for number in range(request.frames)]
         free = curve(text, request.frames, seed=request.seed) if text.strip() else own
         found.append(Picture(path, tuple(min(1.0, max(0.0, value)) for value in free)))
@@ -175,11 +175,11 @@ def clip(field: str, path: str, request: VideoRequest, frames: int | None) -> Cl
     info, fps = known_film(field, path), request.film_fps or request.fps
     there = frames_from(info, request.film_start, fps)
     if not there:
-        raise RequestError("film_start", f"{path} ends at second {info.duration:.1f}, and second "
+        raise RequestError("film_start", f"{named(path).name} ends at second {info.duration:.1f}, and second "
                            f"{request.film_start:g} is asked for")
     if frames is not None and there < frames:
-        raise RequestError("frames", f"{path} has {there} frames from second {request.film_start:g} on, at {fps:g} of "
-                           f"each second, and {frames} are asked for; take fewer, or start earlier")
+        raise RequestError("frames", f"{named(path).name} has {there} frames from second {request.film_start:g} on, at "
+                           f"{fps:g} of each second, and {frames} are asked for; take fewer, or start earlier")
     return Clip(named(path), request.film_start, fps, there if frames is None else frames)
 
 
@@ -200,8 +200,13 @@ def known_film(field: str, path: str) -> Any:
         info = probe(named(path))
         next(read_clip(named(path), 0, info.fps or 1, 1))
     except FilmError as error:
-        raise RequestError(field, str(error)) from error
+        raise refused(field, named(path), error) from error
     return info
+
+
+def refused(field: str, path: Path, error: FilmError) -> RequestError:
+    """What is wrong with an input. Where it lies, perhaps only for the moment, matters only if it is not there."""
+    return RequestError(field, str(error).replace(str(path), path.name) if path.exists() else str(error))
 
 
 def sounds(request: VideoRequest) -> bool:
