@@ -1,14 +1,14 @@
 """The inputs of a film read into latents: what it starts from, what it holds, what it goes on from."""
 
 from collections.abc import Iterable
+from itertools import islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from t2v.hosts import Host
-from t2v.inputs import find_fit
+from t2v.inputs import find_fit, lightness
 from t2v.latents import Frame, encoded
 from t2v.plan import Plan
 from t2v.start import Hold, Start
@@ -57,15 +57,10 @@ class Reader:
         clip, (*_, frames, height, width) = self.inputs.mask, self.plan.shape
         if clip is None:
             return None
-        pictures = [self.lightness(frame, (height, width)) for frame in clip.read(self.size, self.fit)]
-        standing = [pictures[-1]] * (frames - len(pictures)) if len(pictures) > 1 else []
-        return torch.stack([*pictures, *standing])[None, None].to(self.host.device)
-
-    @staticmethod
-    def lightness(frame: Frame, size: tuple[int, int]) -> Tensor:
-        """Mean lightness 0..1 of the pixels of each latent, h w."""
-        grey = torch.tensor(frame @ np.array([0.299, 0.587, 0.114]), dtype=torch.float32) / 255
-        return F.adaptive_avg_pool2d(grey[None], size)[0].clamp(0, 1)
+        needed = islice(clip.standing(self.size, self.fit), frames if clip.frames > 1 else 1)
+        light = [torch.tensor(lightness(frame), dtype=torch.float32) for frame in needed]
+        return torch.cat([F.adaptive_avg_pool2d(each[None], (height, width)) for each in light])[None, None].clamp(
+            0, 1).to(self.host.device)
 
     def latents(self, frames: Iterable[Frame]) -> Tensor:
         """Latents 1 c f h w of `frames`, of which never more than one is in memory."""

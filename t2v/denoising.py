@@ -36,7 +36,7 @@ class Denoising:
 
     def latents(self, start: Start) -> Tensor | None:
         """Latents 1 c f h w; stopped, the estimate so far; None before the first, and skipped."""
-        frames, window, depth = self.plan.shape[2], self.window, self.plan.request.depth
+        frames, window, depth = self.plan.shape[2], self.window(start.held), self.plan.request.depth
         self.total = self.rounds * self.count(start)
         self.watch.tick(self.plan.stage, 0, self.total)
         make = partial(self.part, start)
@@ -50,7 +50,7 @@ class Denoising:
 
     def count(self, start: Start) -> int:
         """The steps that a round takes."""
-        frames, window, steps = self.plan.shape[2], self.window, self.plan.steps
+        frames, window, steps = self.plan.shape[2], self.window(start.held), self.plan.steps
         own = steps - start.step(steps)
         if start.before is not None and window:
             return own * -(-frames // (window - start.before.shape[2]))
@@ -61,11 +61,13 @@ class Denoising:
     def rounds(self) -> int:
         return max(1, self.plan.request.free_init)
 
-    @property
-    def window(self) -> int:
-        """Frames of a part where a film is made of several; from coarse to fine, as many as suit the model."""
-        request, usual = self.plan.request, self.plan.model.defaults["frames"]
-        return request.window or (min(usual, self.plan.shape[2]) if request.depth else 0)
+    def window(self, held: int) -> int:
+        """Frames of a part, where a film is made of several: what suits the model, and room for more than is held."""
+        request, frames = self.plan.request, self.plan.shape[2]
+        if request.window or not (held or request.depth):
+            return request.window
+        usual = int(self.plan.model.defaults["frames"])
+        return max(usual, held + 1) if held else min(usual, frames)
 
     def part(self, start: Start, part: weaving.Part) -> Tensor | None:
         """A part of a film of which `start` is the start."""

@@ -92,7 +92,7 @@ def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
     with placed(plan.model.vae, host.device, host.vae_dtype):
         text = infotext(told(request), model_hash=name, **({"interrupted": "yes"} if watch.stopped else {}))
         path = write_film(
-            smooth(chain(frames_before(plan), decoded(latents, plan.model.vae, host, watch)), plan),
+            shown(decoded(latents, plan.model.vae, host, watch), plan),
             next_path(host.outputs, request.prompt, request.seed, plan.extension),
             request.smooth_fps or plan.fps,
             quality=request.quality,
@@ -146,12 +146,11 @@ def read_inputs(plan: Plan, host: Host, watch: Watch, base: Tensor | None) -> St
         return Reader(plan, host, watch).start(base)
 
 
-def smooth(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:
-    """`frames`, with others between them if the request wants that."""
-    return smoothed(frames, plan.fps, plan.request.smooth_fps) if plan.request.smooth_fps else frames
-
-
-def frames_before(plan: Plan) -> Iterator[Frame]:
-    """The frames of the film that this one continues."""
-    before = plan.inputs.before
-    return before.read(plan.size, find_fit(plan.request.fit)) if before else iter(())
+def shown(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:
+    """What is seen of the decoded `frames`: only what the mask lets through, after the film that they continue, and
+    with others in between."""
+    inputs, fit, request = plan.inputs, find_fit(plan.request.fit), plan.request
+    frames = inputs.pasted(frames, plan.size, fit)
+    if inputs.before:
+        frames = chain(inputs.before.read(plan.size, fit), frames)
+    return smoothed(frames, plan.fps, request.smooth_fps) if request.smooth_fps else frames

@@ -7,10 +7,12 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from t2v.curves import curve
@@ -39,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Clip:
-    """`frames` frames of a film from second `start` on, `fps` of each second. After its end, its last one stands."""
+    """`frames` frames of a film from second `start` on, `fps` of each second."""
 
     path: Path
     start: float
@@ -48,6 +50,14 @@ class Clip:
 
     def read(self, size: Size, fit: Fit) -> Iterator[Frame]:
         return (fitted(frame, size, fit) for frame in read_clip(self.path, self.start, self.fps, self.frames))
+
+    def standing(self, size: Size, fit: Fit) -> Iterator[Frame]:
+        """The same, and then its last frame again and again."""
+        frame = None
+        for frame in self.read(size, fit):
+            yield frame
+        if frame is not None:
+            yield from repeat(frame)
 
     def last(self, frames: int) -> "Clip":
         """The end of it."""
@@ -70,6 +80,19 @@ class Inputs:
     def ending(self) -> Clip | None:
         """The frames that the new ones follow."""
         return self.before.last(self.held) if self.before else None
+
+    def pasted(self, frames: Iterator[Frame], size: Size, fit: Fit) -> Iterator[Frame]:
+        """`frames` where the mask is white, and what they were made from where it is black.
+
+        Latents that are held come back changed: the autoencoder sees what has been made beside them.
+        """
+        if self.mask is None:
+            return frames
+        still = [picture for picture in self.pictures if not any(picture.free)]
+        if self.film is None and not still:
+            return frames
+        under = self.film.read(size, fit) if self.film else repeat(still[0].read(size, fit))
+        return map(blended, frames, under, self.mask.standing(size, fit))
 
     def __bool__(self) -> bool:
         return bool(self.pictures or self.film or self.before)
@@ -233,6 +256,17 @@ def label(path: Path) -> str:
         size = file.seek(0, 2)
         ends = [file.read(HASHED) for start in (0, max(0, size - HASHED)) if file.seek(start) == start]
     return f"{path.name} ({hashlib.sha256(b'%d ' % size + b''.join(ends)).hexdigest()[:8]})"
+
+
+def blended(new: Frame, old: Frame, mask: Frame) -> Frame:
+    """`new` as far as the mask is light, else `old`."""
+    share = lightness(mask)[..., None]
+    return (share * new + (1 - share) * old).round().astype(np.uint8)
+
+
+def lightness(picture: Frame) -> NDArray[np.float64]:
+    """0 black to 1 white, h w."""
+    return picture @ np.array([0.299, 0.587, 0.114]) / 255
 
 
 # ---- pictures of another shape ----

@@ -69,6 +69,11 @@ class Start:
         """How many frames it says something about."""
         return self.hold.known.shape[2] if self.hold else self.base.shape[2] if self.base is not None else 0
 
+    @property
+    def held(self) -> int:
+        """How many frames come before the first."""
+        return 0 if self.before is None else self.before.shape[2]
+
     def step(self, steps: int) -> int:
         """The first of the `steps` that is taken, counted from 0; `steps` where there is nothing to do."""
         return skipped(steps, self.strength) if self.base is not None else 0

@@ -208,6 +208,16 @@ def test_only_what_is_white_changes_in_space_and_in_time(
     assert (made - given)[:, :, 1].abs().mean() > 0.1
 
 
+def test_what_is_black_keeps_its_very_pixels(model: Model, host: Standalone, files: dict[str, str]) -> None:
+    request = replace(REQUEST, film=files["film"], strength=1.0)
+    assert np.array_equal(frames_of(replace(request, mask=files["nothing"]), model, host), noisy(10)[:4])
+    made = frames_of(replace(request, mask=files["left"]), model, host)
+    assert np.array_equal(made[:, :, 16:], np.stack(noisy(10)[:4])[:, :, 16:])
+    still = frames_of(replace(REQUEST, pictures=files["one"], mask=files["left"]), model, host)
+    assert np.array_equal(still[:, :, 16:], np.stack(noisy(1, seed=1) * 4)[:, :, 16:])
+    assert np.abs(still[1:, :, :16].astype(int) - still[:1, :, :16]).mean() > 1
+
+
 def test_a_mask_over_a_picture_brings_a_part_of_it_to_life(
     model: Model, host: Standalone, files: dict[str, str]
 ) -> None:
