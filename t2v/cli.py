@@ -26,15 +26,19 @@ from t2v import __version__, convert, doctor, download
 from t2v.errors import DownloadError, ModelError, RequestError, T2VError
 from t2v.generate import Film, Watch, generate
 from t2v.hosts.standalone import Standalone, best_device
+from t2v.inputs import FITS
 from t2v.jobs import Runner
 from t2v.models import catalog
 from t2v.request import VideoRequest, value_type
 from t2v.sampling import SAMPLERS
 from t2v.schedule import SPACINGS
 from t2v.settings import Settings
+from t2v.upscale import UPSCALERS
 from t2v.video import FORMATS, probe, read_infotext
+from t2v.windows import NOISES
 
-CHOICES: dict[str, Iterable[str]] = {"samplers": SAMPLERS, "spacings": SPACINGS, "formats": FORMATS}
+CHOICES: dict[str, Iterable[str]] = {"samplers": SAMPLERS, "spacings": SPACINGS, "formats": FORMATS, "fits": FITS,
+                                     "noises": NOISES, "upscalers": UPSCALERS}
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 METAVARS = {int: "N", float: "X", str: "TEXT", bool: "YES|NO"}
 # Of the settings, those of `serve`: folders have flags of their own.
@@ -162,9 +166,11 @@ def run_generate(args: argparse.Namespace) -> int:
     requests = [VideoRequest(prompt=prompt, **named) for prompt in args.prompts]
     host = host_of(args)
     model = catalog.open_model(requests[0].model, host.model_folders)
+    named_refiner = requests[0].upscale_model if requests[0].upscale > 1 else ""
+    refiner = catalog.open_model(named_refiner, host.model_folders) if named_refiner else None
     with Progress(quiet=args.json) as watch:
         for request in requests:
-            for film in generate(request, model, host, watch):
+            for film in generate(request, model, host, watch, refiner):
                 watch.show(film, args.json)
             if watch.stopped:
                 return 130

@@ -74,12 +74,16 @@ def request_from(text: str) -> VideoRequest:
 
 
 def _settings(request: VideoRequest) -> dict[str, Value]:
-    """Label -> value of everything that the request states but the prompts, in the order of the last line."""
+    """Label -> value of everything that the request states but the prompts, in the order of the last line.
+
+    Left out are empty texts, and extras that are as they always are.
+    """
     sized = request.width is not None and request.height is not None
     elsewhere = {"prompt", "negative_prompt"} | ({"width", "height"} if sized else set())
     stated = {spec.name: (_shown(spec), value) for spec in fields(request)
               if (value := getattr(request, spec.name)) is not None
-              and not value == spec.default == "" and spec.name not in elsewhere}
+              and not (value == spec.default and (value == "" or spec.metadata.get("extra")))
+              and spec.name not in elsewhere}
     leading = [stated.pop(name) for name in LEADING if name in stated]
     size = [("Size", f"{request.width}x{request.height}")] if sized else []
     return dict([*leading, *size, *stated.values()])

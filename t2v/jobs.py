@@ -30,8 +30,10 @@ from t2v.shelf import Shelf
 log = logging.getLogger(__name__)
 HISTORY = 100  # jobs that are over and still known
 QUEUE = 100  # jobs that may wait
-STAGES = {"load": "Loading the model", "encode": "Reading the prompt", "denoise": "Denoising", "decode": "Decoding"}
-DECODING = 0.1  # of the time of a film, as a first guess
+STAGES = {"load": "Loading the model", "encode": "Reading the prompt", "read": "Reading what it starts from",
+          "denoise": "Denoising", "enlarge": "Enlarging", "refine": "Refining", "decode": "Decoding"}
+COUNTED = ("read", "denoise", "enlarge", "refine", "decode")
+DECODING = 0.1  # of the time of a film that it took to denoise it, as a first guess
 
 
 class State(str, Enum):
@@ -56,6 +58,7 @@ class Job(Watch):
         self.stage = ""
         self.step = self.steps = 0
         self.item, self.items = 0, request.batch_count
+        self.reached = 0.0  # of the film at hand, when it was last known
         self.films: list[Film] = []
         self.error = ""
         self.last = False  # end after the film at hand
@@ -78,7 +81,7 @@ class Job(Watch):
     @property
     def text(self) -> str:
         """What is going on, on one line."""
-        counted = f" {self.step}/{self.steps}" if self.stage in ("denoise", "decode") else ""
+        counted = f" {self.step}/{self.steps}" if self.stage in COUNTED and self.steps else ""
         film = f"Film {self.item + 1} of {self.items}: " if self.items > 1 else ""
         return f"{film}{STAGES.get(self.stage, 'Waiting')}{counted}"
 
@@ -87,9 +90,23 @@ class Job(Watch):
         """How much of the job is over, 0 to 1."""
         if self.over:
             return 1.0
-        part = self.step / self.steps if self.steps else 0.0
-        within = {"denoise": part * (1 - DECODING), "decode": 1 - DECODING + part * DECODING}.get(self.stage, 0.0)
-        return (self.item + within) / self.items
+        return (self.item + self.within) / self.items
+
+    @property
+    def within(self) -> float:
+        """How much of the film at hand is over: what the stages before this one take, and its own part."""
+        request, stages = self.request, ["denoise", "decode"]
+        shares = {"denoise": 1 - DECODING, "decode": DECODING}
+        if request.upscale > 1:
+            stages, larger = ["denoise", "enlarge", "refine", "decode"], request.upscale**2
+            shares |= {"enlarge": DECODING, "refine": larger * request.upscale_strength * (1 - DECODING),
+                       "decode": larger * DECODING}
+        if self.stage not in stages:  # which is short, and may come before either pass
+            return self.reached
+        place = stages.index(self.stage)
+        before, own = sum(shares[stage] for stage in stages[:place]), shares[self.stage]
+        self.reached = (before + own * (self.step / self.steps if self.steps else 0.0)) / sum(shares.values())
+        return self.reached
 
     @property
     def eta(self) -> float | None:
@@ -120,7 +137,7 @@ class Job(Watch):
     # ---- for the runner and what it runs ----
 
     def begin(self, item: int, items: int) -> None:
-        self.item, self.items, self.pictures = item, items, None
+        self.item, self.items, self.pictures, self.reached = item, items, None, 0.0
 
     def tick(self, stage: str, done: int, total: int, x0: Tensor | None = None) -> None:
         self.stage, self.step, self.steps = stage, done, total
@@ -152,12 +169,14 @@ class Runner:
         self.host = host
         self.jobs: dict[str, Job] = {}  # the oldest first
         self.shelf = Shelf()
+        self.refiners = Shelf()  # for second passes with another model
         self.lock = threading.RLock()
         self.worker: threading.Thread | None = None
 
     def submit(self, request: VideoRequest) -> Job:
         """Takes a request on. RequestError for a model that is not there, or when too many wait already."""
-        catalog.find_model(request.model, self.host.model_folders)
+        for name in filter(None, (request.model, request.upscale_model)):
+            catalog.find_model(name, self.host.model_folders)
         with self.lock:
             if len(self.waiting) >= QUEUE:
                 raise RequestError("", f"{QUEUE} films are waiting already; try again when some are done")
@@ -204,6 +223,7 @@ class Runner:
             worker.join(patience)
         if worker is None or not worker.is_alive():
             self.shelf.clear()
+            self.refiners.clear()
 
     def forget(self) -> None:
         """Keeps the record of jobs that are over from growing without end."""
@@ -254,12 +274,15 @@ class Runner:
             job.become(State.RUNNING)
         job.tick("load", 0, 1)
         job.model = self.shelf.get(job.request.model, self.host.model_folders)
+        refiner = None
+        if job.request.upscale > 1 and job.request.upscale_model:
+            refiner = self.refiners.get(job.request.upscale_model, self.host.model_folders)
         if self.host.settings.keep == "device":
             self.shelf.lift(self.host)
         job.tick("load", 1, 1)
         if job.stopped:
             return
-        for film in generate(job.request, job.model, self.host, job):
+        for film in generate(job.request, job.model, self.host, job, refiner):
             job.films.append(film)
             job.tell()
             if job.last:
@@ -272,6 +295,7 @@ class Runner:
             self.shelf.lower()
         if keep == "nothing":
             self.shelf.clear()
+            self.refiners.clear()
         self.host.collect()
 
 

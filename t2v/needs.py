@@ -133,9 +133,15 @@ def need_with(sizes: Sizes, request: VideoRequest, host: Host) -> Need | None:
     film = request.filled(sizes.defaults)
     if film.frames is None or film.height is None or film.width is None:
         return None
-    latents = film.frames * (film.height // sizes.factor) * (film.width // sizes.factor)
-    pixels = film.height * film.width
+    pixels = round(film.height * film.width * film.upscale**2)  # of the second pass, where there is one
+    latents = frames_at_once(film, film.frames) * pixels // sizes.factor**2
     return max(stages(sizes, latents, pixels, host), key=lambda stage: stage.device)
+
+
+def frames_at_once(film: VideoRequest, frames: int) -> int:
+    """Frames that the UNet sees together: those of a window, and when a film goes on, the ones before."""
+    whole = frames + (film.overlap if film.extend else 0)
+    return min(whole, film.window or whole)
 
 
 def stages(sizes: Sizes, latents: int, pixels: int, host: Host) -> list[Need]:

@@ -24,6 +24,11 @@ def setting(default: Any, label: str, description: str, **limits: Any) -> Any:
     return field(default=default, metadata={"label": label, "description": description, **limits})
 
 
+def extra(default: Any, label: str, description: str, **limits: Any) -> Any:
+    """A setting that most films leave alone: a film tells about it only where it is not the default."""
+    return setting(default, label, description, extra=True, **limits)
+
+
 @dataclass(frozen=True)
 class VideoRequest:
     """What film to make. Construction checks every limit and raises RequestError naming the field."""
@@ -51,6 +56,43 @@ class VideoRequest:
     format: str = setting("mp4", "Format", "File format of the film.", choices="formats")
     quality: int = setting(80, "Quality", "Picture quality of the file, 0 (small) to 100 (best).", ge=0, le=100)
     soundtrack: str = setting("", "Soundtrack", "Path of a sound or video file to play along with the film.")
+
+    # ---- starting from pictures and films ----
+    pictures: str = extra(
+        "", "Pictures", "Pictures to hold: a path for the first frame, or several as in 0: a.png | -1: b.png.")
+    picture_weights: str = extra(
+        "", "Freedom over time", "How free of its picture each frame is, 0 held to 1 free, as in 0:(0), 8:(1); of "
+        "several pictures with | between. Empty holds each in its own frame.")
+    fit: str = extra("crop", "Fit", "How a picture or film of another shape fills the frame.", choices="fits")
+    film: str = extra("", "Input film", "Path of a film to start from.")
+    film_start: float = extra(0.0, "Start", "Where in the input film to begin, in seconds.", ge=0, le=1e6)
+    film_fps: float = extra(
+        0.0, "Input FPS", "Frames taken from a second of the input film; 0 keeps its speed.", ge=0, le=240)
+    strength: float = extra(
+        0.75, "Strength", "How far the film may go from the input film: 0 is the input, 1 ignores it.", ge=0, le=1)
+    extend: bool = extra(False, "Continue", "Go on where the input film ends, instead of changing it.")
+    mask: str = extra("", "Mask", "Path of a picture or film: white is made anew, black stays as in the input.")
+
+    # ---- time ----
+    loop: bool = extra(False, "Loop", "The film ends where it begins.")
+    transition: int = extra(
+        8, "Transition", "Frames over which one prompt of 0: a calm sea | 24: a storm becomes the next.", ge=0, le=1000)
+    window: int = extra(0, "Window", "Frames denoised together in a long film; 0 is all.", ge=0, le=1000)
+    overlap: int = extra(4, "Overlap", "Frames that neighbouring windows, or a film and its continuation, share.",
+                           ge=0, le=1000)
+    jitter: bool = extra(False, "Jitter", "Windows begin elsewhere at each step, which hides their seams.")
+    noise: str = extra("fresh", "Noise", "Where the noise of a long film comes from.", choices="noises")
+    depth: int = extra(
+        0, "Depth", "Coarse to fine: how often to fill in films between the frames of the last.", ge=0, le=4)
+    free_init: int = extra(0, "FreeInit", "Rounds of noise that keeps the film's slow changes; 0 is off.", ge=0, le=5)
+
+    # ---- afterwards ----
+    upscale: float = extra(1.0, "Upscale", "Size of a second pass over the film, as a factor; 1 is none.", ge=1, le=8)
+    upscale_by: str = extra("frames", "Upscale by", "What grows between the passes.", choices="upscalers")
+    upscale_strength: float = extra(
+        0.6, "Upscale strength", "How far the second pass may go from the first.", ge=0, le=1)
+    upscale_model: str = extra("", "Upscale model", "Model of the second pass; empty is the same.", choices="models")
+    smooth_fps: float = extra(0.0, "Smooth to FPS", "Frames to interpolate up to; 0 is off.", ge=0, le=240)
 
     def __post_init__(self) -> None:
         for spec in fields(self):

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from t2v.companions import companions
 from t2v.errors import ModelError, RequestError
-from t2v.generate import encode, planned
+from t2v.generate import encode
 from t2v.hosts.standalone import Standalone
 from t2v.models import Model
 from t2v.models.embeddings import read_embedding
 from t2v.models.modelscope import load
+from t2v.plan import planned
 from t2v.request import VideoRequest
 from t2v.tokenizer import CHUNK, Piece, chunks, clip_tokenizer, with_words
 from tests.fixtures import make_model
@@ -140,7 +141,7 @@ def test_a_prompt_with_a_word_is_what_transformers_makes_of_new_tokens(
     hook = model.text.register_forward_hook(lambda _module, args, context: seen.append((args[0], context)))
     try:
         with torch.no_grad():
-            encode(plan, model, host)
+            encode(plan, host)
     finally:
         hook.remove()
     new = [(tokens, context) for tokens, context in seen if (tokens >= 49408).any()]

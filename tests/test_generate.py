@@ -11,15 +11,18 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, TextToVideoSDP
 from torch import Tensor
 
 from t2v.companions import companions
+from t2v.denoising import Denoising
 from t2v.errors import FilmError, MemoryShortage, RequestError
-from t2v.generate import Film, Watch, denoise, encode, generate, planned
+from t2v.generate import Film, Watch, encode, generate
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
 from t2v.models import Model
 from t2v.models.lora.merge import mixed
 from t2v.models.modelscope import load
+from t2v.plan import planned
 from t2v.request import VideoRequest
 from t2v.settings import Settings
+from t2v.start import Start
 from t2v.video import probe, read_film, read_infotext
 from tests.fixtures import make_model
 from tests.peers import diffusers_autoencoder, diffusers_unet
@@ -81,8 +84,9 @@ def test_a_film_equals_that_of_the_diffusers_pipeline(
     request = replace(REQUEST, sampler=sampler, spacing=spacing)
     plan = planned(request, model, companions(request, model, host))
     with torch.inference_mode(), mixed(model.unet, []) as mixture:
-        positive, negative = encode(plan, model, host)
-        ours = denoise(plan, [positive, negative], mixture, model, host, Watch())
+        words = encode(plan, host)
+        ours = Denoising(plan, words, mixture, host, Watch()).latents(Start())
+    positive, negative = (said(range(4)) for said in words)
     noise = torch.randn(plan.shape, generator=torch.Generator().manual_seed(7))
     pipeline = diffusers_pipeline(model, scheduler)
     settings = {"height": 64, "width": 64, "num_frames": 4, "num_inference_steps": 5, "guidance_scale": 9,

@@ -28,7 +28,9 @@ ROWS = """
     hosts.standalone
     jobs
     shelf generate
-    companions
+    denoising beginning upscale
+    latents plan
+    companions inputs
     models.lora.merge models.library
     models.lora
     models.lora.named models.lora.positional
@@ -38,15 +40,15 @@ ROWS = """
     needs doctor.files
     models.catalog models.export
     video models.modelscope models.videocrafter models.diffusers_folder models.facts
-    models.assembly
+    models.assembly video.clips
     video.reading models.configuration models.contents
     models.dialects
     models.names
-    download guidance video.movie video.pictures models models.checkpoint models.writing
+    download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt video.sound video.files models.torchfile models.unet models.autoencoder models.text
-    hosts download.transfer
-    settings extra download.planning
-    request schedule memory tokenizer preview video.base models.pickled models.layers
+    hosts download.transfer freeinit
+    settings extra download.planning video.smoothing
+    request schedule memory watch curves weaving tokenizer preview video.base models.pickled models.layers
     models.ram models.disk models.variants
     download.hub download.catalogue
     errors

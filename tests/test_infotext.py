@@ -35,6 +35,8 @@ def any_value(spec: Any) -> st.SearchStrategy[Any]:
     limits, kind = spec.metadata, value_type(spec)
     if kind is str:
         values: st.SearchStrategy[Any] = ALL_TEXT
+    elif kind is bool:
+        values = st.booleans()
     elif kind is int:
         step = limits.get("multiple_of", 1)
         values = st.integers(-(-limits["ge"] // step), limits["le"] // step).map(lambda n: n * step)
@@ -98,7 +100,7 @@ def test_the_settings_of_a_web_uis_picture_are_understood_and_unknown_ones_passe
 def test_the_settings_in_a_film_of_the_predecessor_are_understood() -> None:
     assert request_from(PREDECESSOR) == VideoRequest(
         prompt="a cat", negative_prompt="text, watermark", steps=30, frames=24, seed=7, cfg_scale=17, width=256,
-        height=320, eta=0, sampler="DDIM")
+        height=320, eta=0, sampler="DDIM", strength=1)
 
 
 def test_a_text_without_settings_is_all_prompt() -> None:

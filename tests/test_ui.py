@@ -19,6 +19,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from t2v.errors import FilmError, RequestError
 from t2v.hosts.standalone import Standalone
@@ -34,7 +35,7 @@ from t2v.ui.library import Library
 from t2v.ui.server import NEWEST, serve
 from t2v.ui.tab import build_tab
 from t2v.ui.wiring import Wiring
-from t2v.video import read_film, read_infotext, write_film
+from t2v.video import probe, read_film, read_infotext, write_film
 from tests.fixtures import make_model
 
 EVIL = """<img src=x onerror=alert(1)> " ' & </pre></template><script>alert(2)</script> {0} {{1}} ${2}"""
@@ -216,6 +217,10 @@ def components(tab: Tab) -> list[Any]:
 def test_every_field_has_one_part_and_one_label(tab: Tab) -> None:
     labels = Counter(getattr(part, "label", None) for part in components(tab))
     for spec in fields(VideoRequest):
+        if spec.name == "pictures":  # has two parts of its own
+            assert {tab.parts[name].elem_id for name in controls.PICTURES} == {
+                "text2video_start_picture", "text2video_end_picture"}
+            continue
         assert tab.parts[spec.name].elem_id == f"text2video_{spec.name}"
         assert labels[spec.metadata["label"]] == 1
 
@@ -224,7 +229,8 @@ def test_ids_are_there_once(tab: Tab) -> None:
     ids = Counter(part.elem_id for part in components(tab) if part.elem_id)
     assert {id for id, count in ids.items() if count > 1} == set()
     assert {f"text2video_{name}" for name in [
-        *FIELDS, "refresh", "card", "prompt_tokens", "negative_prompt_tokens", "size", "swap", "length", "dice",
+        *(set(FIELDS) - {"pictures"}), *controls.PICTURES, "go_on", "refresh", "card", "prompt_tokens",
+        "negative_prompt_tokens", "size", "swap", "length", "dice",
         "recycle", "generate", "interrupt", "skip", "interrupting", "progress", "player", "films", "infotext",
         "message", "need", "film_file", "paste", "to_img2img", "frame", "paste_img2img", "reattach",
         "root"]} <= set(ids)
@@ -559,12 +565,12 @@ def test_size_length_and_need_follow_the_numbers(tab: Tab) -> None:
 def test_dice_and_recycling(tab: Tab) -> None:
     tab.use(tab.handlers.draw_seed)
     assert tab.values["seed"] == -1
-    tab.use(tab.handlers.recycle_seed, film=Seen(tab.values["player"]).of("data-film")[0])
+    tab.use(tab.handlers.recycle_seed, film_shown=Seen(tab.values["player"]).of("data-film")[0])
     assert tab.values["seed"] == 3
 
 
 def test_without_a_film_there_is_no_seed_to_recycle(tab: Tab) -> None:
-    tab.use(tab.handlers.recycle_seed, film="")
+    tab.use(tab.handlers.recycle_seed, film_shown="")
     assert "no film in the player yet" in tab.message()
 
 
@@ -572,13 +578,13 @@ def test_without_a_film_there_is_no_seed_to_recycle(tab: Tab) -> None:
 def test_the_frame_for_img2img_is_the_one_that_is_shown(tab: Tab, second: float, frame: int) -> None:
     frames = [np.full((16, 16, 3), 30 * grey, np.uint8) for grey in range(8)]
     path = write_film(frames, tab.library.outputs / "2026-11-22" / "00001-1.webm", 8)
-    tab.use(tab.handlers.still, film=tab.library.key(path), second=second)
+    tab.use(tab.handlers.still, film_shown=tab.library.key(path), second=second)
     assert abs(float(np.asarray(tab.values["frame"]).mean()) - 30 * frame) < 6
     assert tab.values["second"] == second
 
 
 def test_without_a_film_no_frame_is_sent(tab: Tab) -> None:
-    tab.use(tab.handlers.still, film="", second=0)
+    tab.use(tab.handlers.still, film_shown="", second=0)
     assert tab.values["second"] == -1
     assert "no film in the player yet" in tab.message()
 
@@ -607,3 +613,39 @@ def test_each_look_has_another_number(tab: Tab) -> None:
 def test_an_old_gradio_is_told(tab: Tab) -> None:
     with pytest.raises(RequestError, match="gradio 6"), serve(tab.runner):
         pass
+
+
+# ---- starting from pictures and films ----
+
+
+def test_a_picture_and_a_film_of_the_page_start_a_film(tab: Tab, film: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (48, 16), "blue").save(tmp_path / "blue.png")
+    tab.use(tab.handlers.generate, start_picture=str(tmp_path / "blue.png"), end_picture=None, **QUICK)
+    assert (tab.state(), tab.message()) == ("done", "")
+    assert "blue.png" in tab.values["infotext"]
+    tab.use(tab.handlers.generate, start_picture=None, film=str(film), strength=0.5, **QUICK)
+    assert (tab.state(), tab.message()) == ("done", "")
+    assert film.name in tab.values["infotext"]
+
+
+def test_pictures_of_the_page_stand_first_and_last() -> None:
+    assert controls.request_of({"start_picture": "a.png", "end_picture": "b.png"}).pictures == "0: a.png | -1: b.png"
+    assert controls.request_of({"start_picture": None, "end_picture": "b.png"}).pictures == "-1: b.png"
+    assert controls.request_of({"start_picture": None}).pictures == ""
+
+
+def test_a_film_in_the_player_is_continued(tab: Tab, film: Path) -> None:
+    tab.use(tab.handlers.go_on, film_shown=tab.library.key(film))
+    assert (tab.values["film"], tab.values["extend"]) == (str(film), True)
+    assert (tab.values["width"], tab.values["height"]) == (QUICK["width"], QUICK["height"])
+    tab.use(tab.handlers.generate, **QUICK | {"frames": 3})
+    assert (tab.state(), tab.message()) == ("done", "")
+    assert probe(tab.library.path_of(Seen(tab.values["player"]).of("data-film")[0] or "")).frames == 2 + 3
+
+
+def test_what_cannot_be_started_from_is_said(tab: Tab, tmp_path: Path) -> None:
+    (tmp_path / "no.mp4").write_text("no film")
+    tab.use(tab.handlers.generate, film=str(tmp_path / "no.mp4"), **QUICK)
+    assert tab.message().startswith("film: no.mp4 is damaged, or no film")
+    tab.use(tab.handlers.go_on, film_shown="")
+    assert "no film in the player" in tab.message()

@@ -36,7 +36,7 @@ class Work(Protocol):
     title: str
     item: int  # of `items`, counting from 0
     items: int
-    stage: str  # load, encode, denoise or decode
+    stage: str  # load, or one of Watch.tick
     step: int
     steps: int
     stopped: bool

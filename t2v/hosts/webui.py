@@ -148,7 +148,7 @@ class WebuiHost:
         state.skipped = False
         state.job, state.job_count, state.job_no = work.title, work.items, work.item
         state.sampling_steps = max(work.steps, 1)  # before and after denoising, the host shows nothing and all of it
-        state.sampling_step = {"denoise": work.step, "decode": work.steps}.get(work.stage, 0)
+        state.sampling_step = {"denoise": work.step, "refine": work.step, "decode": work.steps}.get(work.stage, 0)
         state.textinfo = work.text
         if self.previews and (picture := work.new_picture()) is not None:
             state.assign_current_image(picture)

@@ -7,20 +7,26 @@ from typing import Any
 
 import gradio as gr
 
+from t2v.inputs import FITS
 from t2v.models.configuration import Defaults
 from t2v.request import VideoRequest, value_type
 from t2v.sampling import SAMPLERS
 from t2v.schedule import SPACINGS
 from t2v.ui import compat
+from t2v.upscale import UPSCALERS
 from t2v.video import FORMATS
+from t2v.windows import NOISES
 
 PREFIX = "text2video_"
 SPECS = {spec.name: spec for spec in fields(VideoRequest)}
 MODEL_OWNED = [name for name, spec in SPECS.items() if spec.default is None]
 OPEN = set(MODEL_OWNED) - {spec.name for spec in fields(Defaults)}  # no model says anything, and that means something
 REGISTRIES: dict[str, Sequence[str]] = {
-    "samplers": list(SAMPLERS), "spacings": list(SPACINGS), "formats": list(FORMATS)}
-UPLOADS = {"soundtrack": ["audio", "video"]}  # a browser has no paths of this machine to offer
+    "samplers": list(SAMPLERS), "spacings": list(SPACINGS), "formats": list(FORMATS), "fits": list(FITS),
+    "noises": list(NOISES), "upscalers": list(UPSCALERS)}
+# A browser has no paths of this machine to offer.
+UPLOADS = {"soundtrack": ["audio", "video"], "film": ["video", "image"], "mask": ["image", "video"]}
+PICTURES = {"start_picture": 0, "end_picture": -1}  # pictures by the frame that they are held in
 LINES = {"prompt": 3, "negative_prompt": 2}
 RATIOS = ((1, 1), (3, 2), (16, 9), (2, 3), (9, 16))
 SHORT = 100  # so many values are still comfortable on a slider
@@ -32,6 +38,8 @@ def control(spec: "Field[Any]", value: Any, choices: Sequence[str] = ()) -> Any:
     common = {"label": label, "elem_id": PREFIX + spec.name}
     if spec.name in UPLOADS:
         return gr.File(file_types=UPLOADS[spec.name], **common)
+    if value_type(spec) is bool:
+        return gr.Checkbox(value=value, **common)
     if known:
         return gr.Dropdown(choices=list(known), value=value, **common)
     if spec.name in OPEN:
@@ -45,8 +53,8 @@ def control(spec: "Field[Any]", value: Any, choices: Sequence[str] = ()) -> Any:
 def number(spec: "Field[Any]", value: Any, common: Mapping[str, Any]) -> Any:
     """A slider where that can be precise, else a box."""
     low, high, whole = spec.metadata["ge"], spec.metadata["le"], value_type(spec) is int
-    if whole and high - low <= SHORT:
-        return gr.Slider(minimum=low, maximum=high, step=1, value=value, **common)
+    if high - low <= (SHORT if whole else 1):
+        return gr.Slider(minimum=low, maximum=high, step=1 if whole else 0.01, value=value, **common)
     step = spec.metadata.get("multiple_of", 1) if whole else 0.5 if high > 10 else 0.1
     return gr.Number(value=value, precision=0 if whole else None, step=step, **common)
 
@@ -59,6 +67,8 @@ def in_control(name: str, value: Any) -> Any:
 def request_of(values: Mapping[str, Any]) -> VideoRequest:
     """The request that the controls describe; what is left empty is left open. RequestError as ever."""
     stated = {name: uploaded(values[name]) for name in SPECS if name in values}
+    pictures = {frame: values[name] for name, frame in PICTURES.items() if values.get(name)}
+    stated["pictures"] = " | ".join(f"{frame}: {path}" for frame, path in pictures.items())
     return VideoRequest(**{name: value for name, value in stated.items() if value is not None and value != ""})
 
 

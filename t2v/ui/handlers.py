@@ -32,12 +32,12 @@ from t2v.ui.controls import (
 )
 from t2v.ui.library import Library
 from t2v.ui.wiring import Changes, Values
-from t2v.video import read_film
+from t2v.video import probe, read_film
 
 PATIENCE = 0.3  # seconds that a look waits for something new
 PLAY = 1.5  # seconds that a preview is left to play before the next one starts it from its beginning
 RESULTS = ["progress", "preview", "player", "films", "infotext"]  # what a job on its way changes
-FILLED = [name for name in SPECS if name not in UPLOADS]  # what the settings of a film can say
+FILLED = [name for name in SPECS if name not in (*UPLOADS, "pictures")]  # what the settings of a film can say
 
 
 @dataclass
@@ -167,8 +167,10 @@ class Handlers:
         self.library.look_up_hashes()
         names = self.library.models()
         kept = values["model"] if values["model"] in names else self.library.first_choice()
+        second = values["upscale_model"] if values["upscale_model"] in names else ""
         return {"model": gr.update(choices=names, value=kept), "card": self.library.card(kept),
-                "lora": gr.update(choices=self.library.loras())}
+                "lora": gr.update(choices=self.library.loras()),
+                "upscale_model": gr.update(choices=["", *names], value=second)}
 
     def add_lora(self, values: Values) -> Changes:
         """Puts the name that was chosen behind those that are asked for already."""
@@ -220,7 +222,7 @@ class Handlers:
 
     def recycle_seed(self, values: Values) -> Changes:
         """The seed of the film in the player, or of the last one."""
-        return {"seed": request_from(self.library.infotext_of(values["film"])).seed}
+        return {"seed": request_from(self.library.infotext_of(values["film_shown"])).seed}
 
     # ---- settings from films ----
 
@@ -243,22 +245,37 @@ class Handlers:
         stated = {name: getattr(request, name) for name in FILLED}
         choices = {"models": self.library.models(), **REGISTRIES}
         missing = [name for name, value in stated.items() if value is not None
-                   and (known := choices.get(SPECS[name].metadata.get("choices", ""))) and value not in known]
+                   and (known := choices.get(SPECS[name].metadata.get("choices", ""))) and value not in (*known, "")]
         for name in missing:
             stated[name] = values[name]
         defaults = self.library.defaults(stated["model"])
         stated |= {name: in_control(name, defaults[name] if stated[name] is None else stated[name])
                    for name in MODEL_OWNED if name not in missing}
         told = "; ".join(f"{SPECS[name].metadata['label'].lower()} {getattr(request, name)!r}" for name in missing)
+        said = [f"Everything was read but what is not here: {told}."] if told else []
+        files = "; ".join(value for name in ("pictures", "film", "mask") if (value := getattr(request, name)))
+        said += [f"It was made from these files, which have to be uploaded again: {files}."] if files else []
         return {**stated, "defaults": defaults,  # so that the change of model finds nothing left to do
-                "message": show.message(f"Everything was read but what is not here: {told}." if told else "", "note")}
+                "message": show.message(" ".join(said), "note")}
+
+    # ---- the film in the player ----
+
+    def go_on(self, values: Values) -> Changes:
+        """Everything set for going on where the film in the player ends."""
+        path = self.library.path_of(values["film_shown"])
+        if path.is_dir():
+            raise FilmError(f"{path.name} is a folder of pictures, and only a file can be continued from here")
+        info = probe(path)
+        return {"film": str(path), "extend": True, "film_start": 0, "film_fps": 0, "fps": round(info.fps, 3),
+                "width": max(16, info.width // 8 * 8), "height": max(16, info.height // 8 * 8),
+                "message": show.message(f"Generate goes on where {path.name} ends; Frames says for how long.", "note")}
 
     # ---- a still picture for img2img ----
 
     def still(self, values: Values) -> Changes:
         """The frame that the player shows; `second` comes back as -1 where there is none."""
         try:
-            info, frames = read_film(self.library.path_of(values["film"]))
+            info, frames = read_film(self.library.path_of(values["film_shown"]))
             index = min(int((values["second"] or 0) * info.fps + 0.01), info.frames - 1)
             frame = next(islice(frames, index, None), None)
             if frame is None:

@@ -7,7 +7,7 @@ import gradio as gr
 from t2v.jobs import Runner
 from t2v.ui import compat, show
 from t2v.ui.care import Care
-from t2v.ui.controls import MODEL_OWNED, PREFIX, SPECS, control, size_named, sizes
+from t2v.ui.controls import MODEL_OWNED, PICTURES, PREFIX, SPECS, control, size_named, sizes
 from t2v.ui.handlers import FILLED, RESULTS, Handlers, Session
 from t2v.ui.library import Library
 from t2v.ui.wiring import Parts, Wiring
@@ -15,6 +15,7 @@ from t2v.ui.wiring import Parts, Wiring
 SHOWN_FILM = "() => [window.text2video?.film() ?? '']"
 SHOWN_FRAME = "() => [window.text2video?.film() ?? '', window.text2video?.second() ?? 0]"
 PASTE = "(second) => { window.text2video?.paste(second); return []; }"
+MEASURED = ("window", "depth", "upscale")  # what else decides how much a film asks of the machine
 STORED = ("batch_count", "quality")  # a web UI may keep these from one start to the next; all others would surprise
 
 
@@ -88,6 +89,7 @@ class Layout:
             self.tool("recycle", "♻️", "Take the seed of the film that is shown")
             self.field("batch_count")
         self.row("format", "quality")
+        self.more()
         with gr.Accordion("Sound", open=False):
             self.field("soundtrack")
         with gr.Accordion("Read settings from a film", open=False):
@@ -101,6 +103,29 @@ class Layout:
                 self.button("cancel", "Cancel", size="sm")
             self.html("care")
 
+    def more(self) -> None:
+        """What a film may start from, and what becomes of it in time and afterwards; closed until it is wanted."""
+        with gr.Accordion("Start from a picture or a film", open=False):
+            with gr.Row(elem_classes=["t2v-row"]):
+                for name, words in {"start_picture": "First frame", "end_picture": "Last frame"}.items():
+                    self.hints[PREFIX + name] = "A picture that the film shows there, and that the rest goes with."
+                    self.add(name, gr.Image(type="filepath", label=words, elem_id=PREFIX + name))
+            self.field("picture_weights")
+            with gr.Row(elem_classes=["t2v-row"]):
+                self.field("film")
+                self.field("mask")
+            self.row("strength", "film_start", "film_fps")
+            self.row("fit", "extend")
+        with gr.Accordion("Long films and time", open=False):
+            self.row("window", "overlap")
+            self.row("noise", "transition", "jitter", "loop")
+            self.row("depth", "free_init")
+        with gr.Accordion("Upscale and smooth", open=False):
+            self.row("upscale", "upscale_strength", "upscale_by")
+            with gr.Row(elem_classes=["t2v-row"]):
+                self.field("upscale_model", ["", *self.library.models()])
+                self.field("smooth_fps")
+
     def results(self) -> None:
         """The right column."""
         with gr.Row(elem_id=PREFIX + "generate_box"):
@@ -113,6 +138,7 @@ class Layout:
             self.html("progress", own_id=False)
             self.html("preview", own_id=False)
         self.html("player", show.player(None))
+        self.button("go_on", "Continue this film", size="sm")
         if self.img2img:
             self.button("to_img2img", "Send this frame to img2img", size="sm")
         self.html("films")
@@ -124,7 +150,7 @@ class Layout:
             self.button("reattach", "Reattach")
             self.button("look", "Look at the job")
             self.button("look_care", "Look at the download")
-            self.add("film", gr.Textbox(label="Film in the player", elem_id=PREFIX + "film"))
+            self.add("film_shown", gr.Textbox(label="Film in the player", elem_id=PREFIX + "film_shown"))
             self.html("hints", show.hints(self.hints))
             if self.img2img:
                 self.add("second", gr.Number(value=0, label="Second in the player", elem_id=PREFIX + "second"))
@@ -163,29 +189,33 @@ def connect(parts: Parts, handlers: Handlers, library: Library) -> None:
     """Every event of the tab."""
     on = Wiring(parts, library.public).on
     model = ["model", "defaults", *MODEL_OWNED]
-    on(parts["generate"].click, handlers.generate, [*SPECS, "styles", "session"], RESULTS)
+    on(parts["generate"].click, handlers.generate, [*SPECS, *PICTURES, "styles", "session"], RESULTS)
     on(parts["reattach"].click, handlers.reattach, ["session", *model], [*RESULTS, "need", "model", "lora"])
     on(parts["look"].click, handlers.look, ["session"], RESULTS)
     on(parts["interrupt"].click, handlers.interrupt, ["session"], [])
     on(parts["skip"].click, handlers.skip, ["session"], [])
 
     on(parts["model"].change, handlers.choose_model, model, ["defaults", "card", "size", *MODEL_OWNED])
-    on(parts["refresh"].click, handlers.refresh_models, ["model"], ["model", "card", "lora"])
+    on(parts["refresh"].click, handlers.refresh_models, ["model", "upscale_model"],
+       ["model", "upscale_model", "card", "lora"])
     on(parts["lora"].input, handlers.add_lora, ["lora", "loras"], ["loras", "lora"])
     for name, counted in {"prompt": handlers.count_prompt, "negative_prompt": handlers.count_negative_prompt}.items():
         on(parts[name].change, counted, [name], [name + "_tokens"], latest=True)
-    for name in ("model", "width", "height", "frames", "fps", "cfg_scale"):
-        on(parts[name].change, handlers.measure, model, ["length", "need", "size"], latest=True)
+    for name in (*MEASURED, "model", "width", "height", "frames", "fps", "cfg_scale"):
+        on(parts[name].change, handlers.measure, [*model, *MEASURED], ["length", "need", "size"], latest=True)
 
     on(parts["size"].input, handlers.pick_size, ["size"], ["width", "height"])
     on(parts["swap"].click, handlers.swap, ["width", "height"], ["width", "height"])
     on(parts["dice"].click, handlers.draw_seed, [], ["seed"])
-    on(parts["recycle"].click, handlers.recycle_seed, ["film"], ["seed"], js=SHOWN_FILM)
+    on(parts["recycle"].click, handlers.recycle_seed, ["film_shown"], ["seed"], js=SHOWN_FILM)
+    on(parts["go_on"].click, handlers.go_on, ["film_shown"],
+       ["film", "extend", "film_start", "film_fps", "fps", "width", "height"], js=SHOWN_FILM)
 
     on(parts["film_file"].upload, handlers.read_settings, ["film_file", *FILLED], [*FILLED, "defaults"])
     on(parts["paste"].click, handlers.paste, FILLED, [*FILLED, "defaults"])
     if "frame" in parts:
-        sent = on(parts["to_img2img"].click, handlers.still, ["film", "second"], ["frame", "second"], js=SHOWN_FRAME)
+        shown = ["film_shown", "second"]
+        sent = on(parts["to_img2img"].click, handlers.still, shown, ["frame", "second"], js=SHOWN_FRAME)
         compat.listen(sent.then, None, [parts["second"]], [], js=PASTE)
 
 

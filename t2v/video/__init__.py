@@ -7,6 +7,7 @@ holds every frame of an animation in memory.
     base.py      what a writer is given             sound.py     the soundtrack
     movie.py     MP4, WebM                          files.py     names; appearing whole or not at all
     pictures.py  GIF, WebP, PNG                     reading.py   films from files
+                                                    clips.py     parts of films by their time
 """
 
 from collections.abc import Iterable
@@ -20,14 +21,15 @@ import numpy as np
 
 from t2v.errors import FilmError, RequestError
 from t2v.video.base import Add, Frame, PyAVError, Recording, Writer, writing
+from t2v.video.clips import frames_from, read_clip, read_picture
 from t2v.video.files import draft, newest, next_path, publish
 from t2v.video.movie import MP4, WEBM, available, write_movie
 from t2v.video.pictures import write_gif, write_png, write_webp
 from t2v.video.reading import FilmInfo, probe, read_film, read_infotext
-from t2v.video.sound import check_soundtrack
+from t2v.video.sound import check_soundtrack, has_sound
 
-__all__ = ["FORMATS", "FilmInfo", "Format", "Frame", "check_film", "encoders", "next_path", "probe", "read_film",
-           "read_infotext", "recent_films", "write_film"]
+__all__ = ["FORMATS", "FilmInfo", "Format", "Frame", "check_film", "encoders", "frames_from", "has_sound", "next_path",
+           "probe", "read_clip", "read_film", "read_infotext", "read_picture", "recent_films", "write_film"]
 
 MIN_FPS = 0.01
 
@@ -63,18 +65,19 @@ def check_film(format: str, fps: float, soundtrack: str = "") -> Format:
 
 
 def write_film(frames: Iterable[Frame], path: Path | str, fps: float, *, quality: int = 80, infotext: str = "",
-               soundtrack: str = "") -> Path:
+               soundtrack: str = "", sound_start: float = 0.0) -> Path:
     """Write `frames`, RGB uint8 [h, w, 3], in the format that the extension of `path` names; the path it got.
 
     Frames are taken one at a time and not kept. The film appears under its name once it is whole, and never in the
     place of another: a taken name gives way to the next free one. Should `frames` end early, what has come is the
-    film; should they raise, there is none. `soundtrack` is cut, or filled up with silence, to the film's length.
+    film; should they raise, there is none. `soundtrack` plays from its second `sound_start` on, and is cut, or filled
+    up with silence, to the film's length.
     RequestError where the settings do not go together, FilmError where the film cannot be written.
     """
     path = Path(path)
     chosen = check_film(_format_of(path), fps, soundtrack)
     text = infotext.encode("utf-8", "replace").decode().replace("\0", "\ufffd")  # metadata ends at NUL in most formats
-    recording = Recording(Fraction(fps).limit_denominator(1001), quality, text, soundtrack)
+    recording = Recording(Fraction(fps).limit_denominator(1001), quality, text, soundtrack, sound_start)
     with draft(path) as hidden:
         _record(_alike(frames, path), path, chosen.writer(hidden, recording))
         return publish(hidden, path)

@@ -23,12 +23,14 @@ PyAVError: Any = av.error.FFmpegError  # Any: the stubs of old PyAV versions do 
 
 @dataclass(frozen=True)
 class Recording:
-    """How a film is recorded: `fps` exactly, `quality` 0..100, the `infotext` to carry, "" or a sound file's path."""
+    """How a film is recorded: `fps` exactly, `quality` 0..100, the `infotext` to carry, "" or a sound file's path, and
+    the second of that sound at which the film begins."""
 
     fps: Fraction
     quality: int
     infotext: str
     soundtrack: str
+    sound_start: float = 0.0
 
     def ticks(self, index: int, per_second: int) -> int:
         """How long frame `index` is shown in a format that counts 1 / `per_second` seconds.

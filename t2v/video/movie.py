@@ -55,7 +55,7 @@ class _Movie:
         self.container, self.recording, self.kind = container, recording, kind
         self.encoder = _available(list(kind.video))
         self.sound_encoder = _available(list(kind.audio)) if recording.soundtrack else ""
-        self.sound = Soundtrack(recording.soundtrack)
+        self.sound = Soundtrack(recording.soundtrack, recording.sound_start)
         self.video: Any = None
         self.audio: Any = None
         self.frames = self.samples = 0

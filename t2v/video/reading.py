@@ -41,8 +41,8 @@ class FilmInfo:
 def probe(path: Path | str) -> FilmInfo:
     """What the film `path` is, a file or a folder of PNG frames; FilmError where it is none."""
     path = Path(path)
-    with _reading(path):
-        pictures = _pictures(path)
+    with reading(path):
+        pictures = film_pictures(path)
         return _probe_pictures(pictures) if pictures else _probe_movie(path)
 
 
@@ -58,8 +58,8 @@ def read_film(path: Path | str) -> tuple[FilmInfo, Iterator[Frame]]:
 def read_infotext(path: Path | str) -> str:
     """The settings that the film or picture `path` carries; FilmError where it carries none."""
     path = Path(path)
-    with _reading(path):
-        pictures = _pictures(path)
+    with reading(path):
+        pictures = film_pictures(path)
         text = _picture_text(pictures[0]) if pictures else _movie_text(path)
     if not text:
         raise FilmError(f"{path} carries no settings: it was not made here, or another program has rewritten it")
@@ -67,23 +67,23 @@ def read_infotext(path: Path | str) -> str:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path, kind: str = "film") -> Iterator[None]:
     """Around everything that reads `path`: what a damaged file draws from the libraries becomes a FilmError."""
     if not path.exists():
         raise FilmError(f"{path}: there is no such file or folder")
     try:
         yield
     except DAMAGE as error:
-        raise FilmError(f"{path} is damaged, or no film: {reason(error)}") from error
+        raise FilmError(f"{path} is damaged, or no {kind}: {reason(error)}") from error
 
 
 def _frames(path: Path) -> Iterator[Frame]:
-    with _reading(path):
-        pictures = _pictures(path)
+    with reading(path):
+        pictures = film_pictures(path)
         yield from _picture_frames(pictures) if pictures else _movie_frames(path)
 
 
-def _pictures(path: Path) -> list[Path]:
+def film_pictures(path: Path) -> list[Path]:
     """The files that Pillow is to read: the PNG files of a folder, or `path` itself, or none."""
     if path.is_dir():
         if frames := sorted(path.glob("*.png")):
@@ -111,20 +111,20 @@ def _picture_text(path: Path) -> str:
 
 def _probe_pictures(pictures: list[Path]) -> FilmInfo:
     with Image.open(pictures[0]) as picture:
-        durations = [_milliseconds(frame) for frame in ImageSequence.Iterator(picture)]
+        durations = [milliseconds(frame) for frame in ImageSequence.Iterator(picture)]
         kind, size, rate = str(picture.format).lower(), picture.size, picture.info.get(PNG_FPS)
     frames = len(durations) * len(pictures)
     seconds = float(frames / Fraction(rate)) if rate else sum(durations) / 1000
     return FilmInfo(kind, *size, frames, frames / seconds if seconds else 0.0, seconds)
 
 
-def _milliseconds(frame: Image.Image) -> float:
+def milliseconds(frame: Image.Image) -> float:
     frame.load()  # WebP tells the duration of a frame once it is decoded
     return float(frame.info.get("duration", 0))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream."""
     with open(path, "rb") as file, av.open(file, **FOREIGN) as container:
         stream = decodable(container.streams.video)
@@ -134,14 +134,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _movie_text(path: Path) -> str:
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         if next(container.decode(stream), None) is None:
             raise EOFError("the file ends before the first frame")
         return {key.lower(): str(value) for key, value in container.metadata.items()}.get("comment", "")
 
 
 def _probe_movie(path: Path) -> FilmInfo:
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         names = container.format.name.split(",")
         kind = next((name for name in ("mp4", "webm") if name in names), names[0])
         seconds = float(stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1e6)
@@ -152,18 +152,18 @@ def _probe_movie(path: Path) -> FilmInfo:
 
 
 def _movie_frames(path: Path) -> Iterator[Frame]:
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         key, graph = None, Graph()
         for frame in container.decode(stream):
             if key != (key := (frame.format.name, frame.width, frame.height, frame.colorspace)):
-                graph = _to_rgb(frame)
+                graph = to_rgb(frame)
             graph.push(frame)
             rgb: Any = graph.pull()
             yield rgb.to_ndarray()
 
 
-def _to_rgb(frame: Any) -> Graph:
+def to_rgb(frame: Any) -> Graph:
     """A filter from frames like this one to RGB.
 
     PyAV's own `reformat` would be shorter, but before version 18 it is off by up to 25 levels on the way back.

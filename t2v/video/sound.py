@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,24 @@ def check_soundtrack(path: str) -> None:
         raise RequestError("soundtrack", f"{path} has no sound in it")
 
 
-class Soundtrack:
-    """A sound file as stereo samples at 48 kHz, read from its beginning; silence after its end."""
+def has_sound(path: Path | str) -> bool:
+    """Whether the film `path` comes with a sound; False also where it cannot be read."""
+    container: Any
+    with suppress(OSError, PyAVError, ValueError), open(path, "rb") as file, av.open(file, **FOREIGN) as container:
+        return bool(decodable(container.streams.audio))
+    return False
 
-    def __init__(self, path: str) -> None:
+
+class Soundtrack:
+    """A sound file as stereo samples at 48 kHz, read from the second `start` on; silence after its end."""
+
+    def __init__(self, path: str, start: float = 0.0) -> None:
         self.path = path
         self._blocks = _resampled(path)
         self._rest = np.zeros((2, 0), np.float32)
+        whole, part = divmod(round(start * RATE), RATE)
+        for samples in (*repeat(RATE, whole), part):
+            self.read(samples)
 
     def read(self, samples: int) -> NDArray[np.float32]:
         """The next `samples` samples, [2, samples]. Only what has been asked for is decoded."""

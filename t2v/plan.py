@@ -1,0 +1,78 @@
+"""What a request comes to with a model: every name looked up, every file found, nothing left open."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from torch import Tensor
+
+from t2v.companions import Companions
+from t2v.errors import RequestError
+from t2v.inputs import Inputs, inputs
+from t2v.models import Model
+from t2v.request import VideoRequest
+from t2v.sampling import Sampler, find_sampler
+from t2v.schedule import find_spacing
+from t2v.video import check_film
+from t2v.windows import StartNoise, Windows, find_noise
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One pass over a film; `then` is the plan of the next, which makes it larger."""
+
+    request: VideoRequest
+    model: Model
+    beside: Companions
+    sampler: Sampler
+    sigmas: Tensor
+    cfg_scale: float
+    shape: tuple[int, int, int, int, int]  # of the latents, 1 c f h w
+    fps: float
+    extension: str
+    inputs: Inputs
+    windows: Windows
+    noise: StartNoise
+    stage: str = "denoise"
+    then: "Plan | None" = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return given(self.request.width, "width"), given(self.request.height, "height")
+
+
+def planned(request: VideoRequest, model: Model, beside: Companions) -> Plan:
+    """RequestError for what only registries, files and the model can tell, before any work is done."""
+    fps, factor = given(request.fps, "fps"), model.vae.factor
+    plan = Plan(
+        request=request,
+        model=model,
+        beside=beside,
+        sampler=find_sampler(given(request.sampler, "sampler")),
+        sigmas=find_spacing(given(request.spacing, "spacing"))(model.schedule, given(request.steps, "steps")),
+        cfg_scale=given(request.cfg_scale, "cfg_scale"),
+        shape=(1, model.unet.config.in_dim, given(request.frames, "frames"),
+               given(request.height, "height") // factor, given(request.width, "width") // factor),
+        fps=fps,
+        extension=check_film(request.format, request.smooth_fps or fps, request.soundtrack).extension,
+        inputs=Inputs(),
+        windows=Windows(0 if request.depth else request.window, request.overlap, request.jitter, request.loop,
+                        request.seed),
+        noise=find_noise(request.noise),
+    )
+    if request.smooth_fps and request.smooth_fps <= fps:
+        raise RequestError("smooth_fps", f"must be more than the {fps:g} of the film, or 0 for none in between")
+    return replace(plan, inputs=inputs(request))
+
+
+def given(value: T | None, name: str) -> T:
+    """The value of a setting that by now must have one."""
+    if value is None:
+        raise RequestError(name, "is not set, and the model has no default for it")
+    return value
