@@ -12,6 +12,7 @@ from secrets import compare_digest
 from typing import Any
 
 from fastapi import Request
+from fastapi.security import HTTPBasic
 
 from t2v.api.routes import Refusal
 
@@ -42,6 +43,14 @@ class Access:
             known = compare_digest(str(users.get(name, "")).encode(), password.encode())
             return name if known and name in users else ""
         return name if callable(page) and name and page(name, password) else ""
+
+
+class Basic(HTTPBasic):
+    """Says in the OpenAPI document that a name and a password are asked for. Asking is up to `Access`, since FastAPI's
+    own class knows no letters beyond ASCII and no cookies."""
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # noqa: ARG002
+        return None
 
 
 def credentials(header: str) -> tuple[str, str]:

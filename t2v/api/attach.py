@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.security import HTTPBasic
 from starlette.routing import Match
 
 from t2v.api import dropin, schema
 from t2v.api.about import About, Downloads
-from t2v.api.access import Access
+from t2v.api.access import Access, Basic
 from t2v.api.dropin import DropIn
 from t2v.api.routes import Route
 from t2v.api.schema import Words, binary, body, listed, refusals, said, thing
@@ -32,7 +31,7 @@ def attach(app: FastAPI, service: Service, access: Access) -> None:
     taken = [path for path, method in OLD.items() if served(app, path, method)]
     if taken:
         log.warning("Text2Video: %s belongs to another extension, which keeps it; use %s", ", ".join(taken), PREFIX)
-    dependencies = [Depends(HTTPBasic(auto_error=False))] if access.users else []
+    dependencies = [Depends(Basic())] if access.users else []
     router = APIRouter(route_class=Route, dependencies=dependencies)
     add_jobs(router, Jobs(service, access), words)
     add_about(router, About(service, access, words, "another extension" if taken else "text2video"), words)

@@ -22,9 +22,10 @@ from PIL import Image, UnidentifiedImageError
 from t2v.errors import FilmError, RequestError
 from t2v.hosts import Host
 from t2v.request import shown
-from t2v.video import probe
+from t2v.video import read_film
 
 PLACES = ("pictures", "film", "mask", "soundtrack")  # settings that name files
+SEEN = ("pictures", "film", "mask")  # of these, those with pictures in them
 HELD = re.compile(r"(\s*-?\d+\s*:\s*)?(.*)", re.DOTALL)  # of pictures: a frame, and what it shows
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)  # two letters and more, for C: is a disk
 DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
@@ -72,7 +73,7 @@ def decoded(text: str, field: str) -> bytes:
 
 def check(field: str, path: Path) -> None:
     """RequestError for a picture or film that cannot be read, or is meant to fill the memory."""
-    if field == "soundtrack":
+    if field not in SEEN:
         return
     try:
         with Image.open(path) as picture:
@@ -90,12 +91,16 @@ def check(field: str, path: Path) -> None:
 
 
 def check_film(field: str, path: Path) -> None:
+    """RequestError for a film without a frame that can be shown, or with one that is meant to fill the memory."""
     try:
-        found = probe(path)
+        found, frames = read_film(path)
+        if found.width * found.height > MAX_PIXELS:
+            raise RequestError(field, f"is too large: its frames have more than {MAX_PIXELS // 10**6} million pixels")
+        first = next(frames, None)
     except FilmError as error:
         raise RequestError(field, "is damaged, or no film or picture that can be read") from error
-    if found.width * found.height > MAX_PIXELS:
-        raise RequestError(field, f"is too large: its frames have more than {MAX_PIXELS // 10**6} million pixels")
+    if first is None:
+        raise RequestError(field, "has no frame in it")
 
 
 def place(values: dict[str, Any], host: Host, inbox: Inbox) -> None:

@@ -29,20 +29,18 @@ async def sent(path: Path, kind: str, name: str, request: Request) -> Response:
         raise Refusal(410, f"the film {name} is not there any more") from error
     headers = {**SAFE, "Accept-Ranges": "bytes", "ETag": tag, "Content-Disposition": disposition(name)}
     fresh = request.headers.get("if-range", tag) == tag
-    span = part(request.headers.get("range", "") if fresh else "", size)
-    if span is None:
+    asked = part(request.headers.get("range", "") if fresh else "", size)
+    start, end = asked or (0, size)
+    if asked and start >= end:
         file.close()
         raise Refusal(416, f"the film has {size} bytes", {"Content-Range": f"bytes */{size}"})
-    start, end = span
-    headers["Content-Length"] = str(end - start)
-    whole = (start, end) == (0, size) and not request.headers.get("range")
-    if not whole and fresh and request.headers.get("range"):
+    if asked:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    status = 206 if "Content-Range" in headers else 200
+    headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         file.close()
-        return Response(None, status, headers, kind)
-    return StreamingResponse(blocks(file, start, end), status, headers, kind)
+        return Response(None, 206 if asked else 200, headers, kind)
+    return StreamingResponse(blocks(file, start, end), 206 if asked else 200, headers, kind)
 
 
 def opened(path: Path) -> tuple[BinaryIO, int, str]:
@@ -62,18 +60,15 @@ def archive(folder: Path) -> tuple[BinaryIO, int, str]:
 
 
 def part(header: str, size: int) -> tuple[int, int] | None:
-    """From where to where a Range header asks for: everything, where it makes no sense; None where it lies outside."""
-    found = RANGE.fullmatch(header.replace(" ", ""))
-    if not found or found[0] == "bytes=-":
-        return 0, size
+    """From where to where a Range header asks for, nothing if that lies outside; None where it asks for no one part."""
+    found = RANGE.fullmatch(header.strip())
+    if not found or not (found[1] or found[2]):
+        return None
     if not found[1]:
-        last = int(found[2])
-        return (max(0, size - last), size) if last and size else None
-    start = int(found[1])
-    end = min(int(found[2]) + 1 if found[2] else size, size)
-    if found[2] and int(found[2]) < start:
-        return 0, size
-    return (start, end) if start < size else None
+        return max(0, size - int(found[2])), size
+    if found[2] and int(found[2]) < int(found[1]):
+        return None
+    return int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
 
 
 async def blocks(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:

@@ -31,7 +31,9 @@ MISTAKES = (ArithmeticError, ValueError, TypeError, KeyError, SyntaxError, Recur
 def weights(text: str, held: int, frames: int, seed: int) -> str:
     """A weight for each frame of a picture that is held for so many, as in 0:(0), 1:(0.5). RequestError."""
     known = {"max_i_f": float(held - 1), "max_f": float(frames - 1), "s": float(seed)}
-    keys = dict(sorted((round(value(key, known)), written) for key, written in pairs(text)))
+    keys: dict[int, str] = {}
+    for key, written in pairs(text):
+        keys.setdefault(round(value(key, known)), written)  # with a single frame, both keys of the usual text are 0
     if not keys:
         raise RequestError("", f"there are no key frames in {shown(text)}; write them as in 0:(0), 10:(1)")
     found = [at(frame, keys, known) for frame in range(min(held, frames))]
