@@ -1,16 +1,42 @@
-"""A server in a process of its own, to be killed: python serving.py FOLDER PORT [USER PASSWORD]"""
+"""A server in a process of its own, to be killed or attacked: python serving.py FOLDER PORT [quick]
+
+A quick one makes films of one grey frame, whatever is asked for, and reaches no hub.
+"""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import uvicorn  # noqa: E402
 
+from t2v import download, jobs  # noqa: E402
+from t2v.errors import DownloadError  # noqa: E402
+from t2v.generate import Film  # noqa: E402
+from t2v.hosts import Host  # noqa: E402
+from t2v.request import VideoRequest  # noqa: E402
+from t2v.video import FORMATS, next_path, write_film  # noqa: E402
 from tests.api.conftest import Api  # noqa: E402
+
+
+def grey(request: VideoRequest, _model: Any, host: Host, _watch: Any) -> Iterator[Film]:
+    """A film in no time."""
+    for item in request.items()[:3]:
+        path = next_path(host.outputs, "", item.seed, FORMATS[item.format].extension)
+        yield Film(write_film([np.full((16, 16, 3), 128, np.uint8)], path, 8), item, "grey", 0.0, False)
+
+
+def no_hub(*_: Any) -> Any:
+    raise DownloadError("the hub is not to be reached from here")
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    users = dict([sys.argv[3:5]]) if len(sys.argv) > 3 else {}
-    uvicorn.run(Api(Path(sys.argv[1]), users).app, port=int(sys.argv[2]), log_level="warning")
+    if "quick" in sys.argv:
+        jobs.generate = grey  # type: ignore[attr-defined,assignment]
+        download.plan = no_hub  # type: ignore[assignment]
+    uvicorn.run(Api(Path(sys.argv[1])).app, port=int(sys.argv[2]), log_level="warning")
