@@ -10,17 +10,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import uvicorn  # noqa: E402
+import numpy as np
+import torch
+import uvicorn
 
-from t2v import download, jobs  # noqa: E402
-from t2v.errors import DownloadError  # noqa: E402
-from t2v.generate import Film  # noqa: E402
-from t2v.hosts import Host  # noqa: E402
-from t2v.request import VideoRequest  # noqa: E402
-from t2v.video import FORMATS, next_path, write_film  # noqa: E402
-from tests.api.conftest import Api  # noqa: E402
+from t2v import download, jobs
+from t2v.errors import DownloadError
+from t2v.generate import Film
+from t2v.hosts import Host
+from t2v.request import VideoRequest
+from t2v.video import FORMATS, next_path, write_film
+from tests.api.conftest import Api
 
 
 def grey(request: VideoRequest, _model: Any, host: Host, _watch: Any) -> Iterator[Film]:

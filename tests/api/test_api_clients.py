@@ -105,7 +105,8 @@ def test_the_script_gets_its_film_and_the_seed_it_wished_for(api: Api) -> None:
 
 
 @pytest.mark.parametrize("spelt", [
-    lambda data: base64.b64encode(data).decode(), lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
+    lambda data: base64.b64encode(data).decode(),
+    lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
     lambda data: base64.encodebytes(data).decode()])
 def test_the_script_sends_a_picture_in_the_query(api: Api, spelt: Any) -> None:
     data = {"prompt": "a red circle", "inpainting_image": spelt(png()), "inpainting_frames": 2, "model": "t2v", **TINY}
@@ -200,7 +201,9 @@ def test_json_that_curl_calls_a_form_is_json(api: Api) -> None:
     ({"add_soundtrack": "Init Video"}, "add_soundtrack"), ({"inpainting_image": "no base64!", "inpainting_frames": 1},
      "inpainting_image"), ({"fps": 1000}, "fps"), ({"prompt": "<lora:nobody:1>"}, "loras")])
 @pytest.mark.parametrize("how", ["params", "data", "json"])
-def test_each_failure_is_a_status_and_names_its_setting(api: Api, wrong: Mapping[str, Any], field: str, how: str) -> None:
+def test_each_failure_is_a_status_and_names_its_setting(
+    api: Api, wrong: Mapping[str, Any], field: str, how: str
+) -> None:
     answer = api.post("/t2v/run", **{how: {"prompt": "x", "model": "t2v", **TINY, **wrong}})
     assert answer.status_code == 422, answer.text
     said = answer.json()
@@ -276,8 +279,9 @@ def test_key_frames_of_old_become_numbers(written: str, held: int, comes_to: lis
 
 
 @pytest.mark.parametrize("written", [
-    "", "0", "0:(", "0:(t", "0:()", "0:(x)", "0:(__import__('os'))", "0:(t.real)", "0:(2**9**9**9)", "0:(sin)", "0:([1])",
-    "0:(1e999)", "t:(1)", "0:(1) and more", "0:(" + "(" * 900 + "1" + ")" * 901, "0:(lambda: 1)", "0:(sin(t=1))",
+    "", "0", "0:(", "0:(t", "0:()", "0:(x)", "0:(__import__('os'))", "0:(t.real)", "0:(2**9**9**9)", "0:(sin)",
+    "0:([1])", "0:(1e999)", "t:(1)", "0:(1) and more", "0:(" + "(" * 900 + "1" + ")" * 901, "0:(lambda: 1)",
+    "0:(sin(t=1))",
     "0:('a')", "0:(open('x'))", "0:(max_i_f:=3)", "0:(" + "1+" * 990 + "1)"])
 def test_key_frames_that_make_no_sense_are_refused(written: str) -> None:
     with pytest.raises(RequestError):

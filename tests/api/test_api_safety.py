@@ -1,4 +1,5 @@
-"""What must not happen: files that are none of the caller's business, servers asked by us, memory filled, names forged."""
+"""What must not happen: files read that are none of the caller's business, servers asked by us, memory filled, names
+forged."""
 
 import base64
 import io
@@ -71,11 +72,11 @@ def test_what_is_inside_may_be_used_by_any_spelling(house: Api) -> None:
     assert answer.json()["request"]["pictures"].startswith("0: /")
 
 
-@pytest.mark.parametrize("path", ["../../x", "/etc", "..", "../demo", "demo/../../x", "x\0y", "file:///x", "//h/s", "."])
+@pytest.mark.parametrize("path", [
+    "../../x", "/etc", "..", "../demo", "demo/../../x", "x\0y", "file:///x", "//host/share", "."])
 def test_a_model_is_a_name_and_no_path(house: Api, path: str) -> None:
-    for field in ("model",):
-        answer = house.post("/t2v/v1/jobs", json={"prompt": "x", field: path})
-        assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", field])
+    answer = house.post("/t2v/v1/jobs", json={"prompt": "x", "model": path})
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "model"])
     assert house.post("/t2v/run", params={"prompt": "x", "model": path}).status_code == 422
 
 
@@ -167,7 +168,8 @@ def test_a_bomb_does_not_go_off(api: Api, make: Callable[[], bytes], field: str)
     assert "too large" in answer.json()["errors"]
 
 
-@pytest.mark.parametrize("data", [b"", b"MZ", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"GIF89a" + b"\xff" * 40, b"RIFF\0\0\0\0WEBP"])
+@pytest.mark.parametrize("data", [
+    b"", b"MZ", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"GIF89a" + b"\xff" * 40, b"RIFF\0\0\0\0WEBP"])
 @pytest.mark.parametrize("field", ["pictures", "film"])
 def test_what_is_no_picture_is_refused(api: Api, data: bytes, field: str) -> None:
     answer = api.post("/t2v/v1/jobs", data={"prompt": "x"}, files={field: ("a.png", data, "image/png")})
@@ -187,8 +189,10 @@ def test_a_film_has_its_limits(api: Api, size: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("body", [
-    b"[", b"{", b"[1]", b'"x"', b"nul", b"[" * 100_000, b'{"prompt":' + b"[" * 100_000, b'{"steps": ' + b"9" * 5000 + b"}",
-    b'{"prompt": NaN}', b'{"steps": Infinity}', b'{"steps": 1e400}', b"\xff\xfe{", b'{"prompt": "\\ud800", "stepps": 1}',
+    b"[", b"{", b"[1]", b'"x"', b"nul", b"[" * 100_000, b'{"prompt":' + b"[" * 100_000,
+    b'{"steps": ' + b"9" * 5000 + b"}",
+    b'{"prompt": NaN}', b'{"steps": Infinity}', b'{"steps": 1e400}', b"\xff\xfe{",
+    b'{"prompt": "\\ud800", "stepps": 1}',
     b'{"prompt": {"a": 1}}', b'{"steps": "3"}', b'{"steps": true}', b'{"loop": 1}', b'{"steps": 3.5}', b'{"": 1}'])
 def test_a_body_that_makes_no_sense_is_refused(api: Api, body: bytes) -> None:
     for path in ("/t2v/v1/jobs", "/t2v/v1/generate", "/t2v/v1/plan"):
@@ -197,8 +201,9 @@ def test_a_body_that_makes_no_sense_is_refused(api: Api, body: bytes) -> None:
         assert answer.json()["detail"][0]["msg"]
 
 
-@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=b",
-                                  "multipart/form-data; boundary=\x80"])
+@pytest.mark.parametrize("kind", [
+    "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=b",
+    "multipart/form-data; boundary=\x80"])
 def test_a_form_that_makes_no_sense_is_refused(api: Api, kind: str) -> None:
     answer = api.post("/t2v/v1/jobs", content=b"--b\r\nrubbish", headers={"Content-Type": kind.encode("latin-1")})
     assert answer.status_code in (202, 422)
@@ -223,7 +228,8 @@ def test_a_very_long_prompt_is_refused(api: Api) -> None:
 def test_html_stays_text_in_every_answer(api: Api) -> None:
     answers = [api.post("/t2v/v1/generate", json={"prompt": EVIL, **TINY}),
                api.post("/t2v/v1/jobs", json={"prompt": "x", EVIL: 1}),
-               api.post("/t2v/v1/jobs", json={"prompt": "x", "model": EVIL}), api.get(f"/t2v/v1/jobs/{quote(EVIL[:8])}"),
+               api.post("/t2v/v1/jobs", json={"prompt": "x", "model": EVIL}),
+               api.get(f"/t2v/v1/jobs/{quote(EVIL[:8])}"),
                api.post("/t2v/run", params={"prompt": EVIL, "model": "t2v", **TINY}),
                api.post("/t2v/run", params={"prompt": "x", "sampler": EVIL}), api.get("/t2v/v1/jobs"),
                api.get("/t2v/v1/downloads/<b>"), api.post("/t2v/v1/downloads/<b>")]
@@ -252,7 +258,8 @@ def test_names_cannot_write_headers(api: Api) -> None:
 def test_the_name_of_an_upload_is_only_a_name(api: Api) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")
-    for name in ("../../../evil.png", "/evil.png", "a\0.png", "C:\\evil.png", "x" * 300 + ".png", "..", "a.p\nng", EVIL):
+    for name in ("../../../evil.png", "/evil.png", "a\0.png", "C:\\evil.png", "x" * 300 + ".png", "..", "a.p\nng",
+                 EVIL):
         answer = api.post("/t2v/v1/jobs", data={"prompt": "x", **{key: str(value) for key, value in TINY.items()}},
                           files={"pictures": (name, file.getvalue(), "image/png")})
         assert answer.status_code == 202, answer.text
@@ -309,9 +316,9 @@ def test_the_job_of_another_user_is_nobodys(closed: Api) -> None:
 
 
 def test_a_key_is_its_users_own(closed: Api) -> None:
-    ids = {closed.post("/t2v/v1/jobs", json={"prompt": "x", **TINY}, headers={**who, "Idempotency-Key": "k"}).json()["id"]
-           for who in (ANNA, BERT)}
-    assert len(ids) == 2
+    first, second = (closed.post("/t2v/v1/jobs", json={"prompt": "x", **TINY}, headers={**who, "Idempotency-Key": "k"})
+                     for who in (ANNA, BERT))
+    assert first.json()["id"] != second.json()["id"]
 
 
 def test_another_users_job_of_an_earlier_run_stays_hidden(closed: Api, make_api: Callable[..., Api]) -> None:

@@ -105,7 +105,9 @@ def test_the_client_sends_files_and_names_itself(make_api: Callable[..., Api], s
 
 
 @pytest.mark.parametrize(("key", "state"), [("", "interrupted"), ("Idempotency-Key: k\r\n", "done")])
-def test_who_goes_away_leaves_no_work_behind_unless_it_has_a_key(api: Api, client: Client, key: str, state: str) -> None:
+def test_who_goes_away_leaves_no_work_behind_unless_it_has_a_key(
+    api: Api, client: Client, key: str, state: str
+) -> None:
     """With a key it may come back for the film."""
     steps = 60
     body = f"prompt=x&frames=2&width=16&height=16&steps={steps}&model=demo"
@@ -118,7 +120,7 @@ def test_who_goes_away_leaves_no_work_behind_unless_it_has_a_key(api: Api, clien
     assert job.state.value == state
 
 
-def test_a_job_whose_events_nobody_reads_any_more_goes_on(api: Api, client: Client) -> None:
+def test_a_job_whose_events_nobody_reads_any_more_goes_on(client: Client) -> None:
     job = client.submit(prompt="x", **{**TINY, "steps": 60})
     port = int(client.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as caller:
