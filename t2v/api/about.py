@@ -11,7 +11,7 @@ from t2v import doctor, download
 from t2v.api.access import Access
 from t2v.api.files import Inbox, public
 from t2v.api.orders import filled_of, order
-from t2v.api.routes import Refusal, answer, aside
+from t2v.api.routes import SLOW, Refusal, answer, aside
 from t2v.api.schema import Words
 from t2v.api.service import Service
 from t2v.api.v1 import Calls, prepared
@@ -97,7 +97,7 @@ class About(Calls):
     async def doctor(self, request: Request) -> Response:
         """Everything looked at: files, versions, memory, disk."""
         self.caller(request)
-        report = await aside(doctor.examine, None, self.host)
+        report = await aside(doctor.examine, None, self.host, pool=SLOW)
         return await answer({"well": report.well, "text": report.text, "sections": asdict(report)["sections"]})
 
 

@@ -20,6 +20,8 @@ from t2v.video import FORMATS
 
 log = logging.getLogger(__name__)
 OLD = {"/t2v/run": "POST", "/t2v/version": "GET", "/t2v/api_version": "GET"}
+EVENTS = {"description": "status, status, ..., end; the data of each is a job as JSON.",
+          "content": {"text/event-stream": {"schema": {}}}}
 TAG, OLD_TAG = "text2video", "text2video: as sd-webui-text2video"
 
 
@@ -72,7 +74,7 @@ def add_jobs(router: APIRouter, jobs: Jobs, words: Words) -> None:
     add(router, one, "DELETE", jobs.delete, {204: {"description": "It is forgotten."}} | refusals(404, 409))
     add(router, f"{one}/cancel", "POST", jobs.cancel, said(job, "The job, which is over or soon will be.")
         | refusals(404))
-    add(router, f"{one}/events", "GET", jobs.events, {200: binary("Events.", "text/event-stream")} | refusals(404))
+    add(router, f"{one}/events", "GET", jobs.events, {200: EVENTS} | refusals(404))
     add(router, f"{one}/preview", "GET", jobs.preview, {200: binary("An animated WebP.", "image/webp")} | refusals(404))
     kinds = [kind.mime if kind.extension else "application/zip" for kind in FORMATS.values()]
     film = {200: binary("The film.", *kinds), 206: binary("A part of the film.", *kinds)} | refusals(404, 410, 416)

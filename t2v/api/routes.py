@@ -19,6 +19,7 @@ from t2v.errors import FilmError, MemoryShortage, ModelError, RequestError, T2VE
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 POOL = ThreadPoolExecutor(8, "text2video-api")  # not the app's own threads, which long calls of others may all hold
+SLOW = ThreadPoolExecutor(1, "text2video-api-slow")  # for what takes seconds, one at a time
 STATUSES: dict[type[Exception], int] = {RequestError: 422, MemoryShortage: 507, ModelError: 500, FilmError: 500}
 SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -31,9 +32,9 @@ class Refusal(T2VError):
         super().__init__(reason)
 
 
-async def aside(work: Callable[..., T], *args: Any) -> T:
+async def aside(work: Callable[..., T], *args: Any, pool: ThreadPoolExecutor = POOL) -> T:
     """`work(*args)` in a thread, while the event loop goes on."""
-    return await asyncio.get_running_loop().run_in_executor(POOL, work, *args)
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
 
 async def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

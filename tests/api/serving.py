@@ -1,6 +1,6 @@
 """A server in a process of its own, to be killed or attacked: python serving.py FOLDER PORT [quick]
 
-A quick one makes films of one grey frame, whatever is asked for, and reaches no hub.
+A quick one makes films of one grey frame, whatever is asked for, and fetches nothing.
 """
 
 import sys
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import uvicorn
 
-from t2v import download, jobs
-from t2v.errors import DownloadError
+from t2v import jobs
+from t2v.api.about import Downloads
 from t2v.generate import Film
 from t2v.hosts import Host
 from t2v.request import VideoRequest
@@ -30,13 +30,9 @@ def grey(request: VideoRequest, _model: Any, host: Host, _watch: Any) -> Iterato
         yield Film(write_film([np.full((16, 16, 3), 128, np.uint8)], path, 8), item, "grey", 0.0, False)
 
 
-def no_hub(*_: Any) -> Any:
-    raise DownloadError("the hub is not to be reached from here")
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if "quick" in sys.argv:
         jobs.generate = grey  # type: ignore[attr-defined,assignment]
-        download.plan = no_hub  # type: ignore[assignment]
+        Downloads.begin = lambda *_: None  # type: ignore[assignment,method-assign]
     uvicorn.run(Api(Path(sys.argv[1])).app, port=int(sys.argv[2]), log_level="warning")

@@ -23,7 +23,7 @@ from t2v.api.weights import weights
 from t2v.errors import RequestError
 from t2v.request import VideoRequest
 from t2v.video import probe, write_film
-from tests.api.conftest import TINY, Api
+from tests.api.conftest import TINY, Api, until
 
 PLACEHOLDER = 192_675  # bytes of the film that stood for every failure
 
@@ -86,7 +86,7 @@ def test_the_storyboard_sends_a_picture_in_the_form(api: Api) -> None:
     assert (said["prompt"], said["negative_prompt"], said["model"]) == ("a red circle", "text", "t2v")
     assert said["pictures"] == "pictures-1.png"
     assert said["picture_weights"] == "0:(0), 1:(1)"
-    assert not list((api.outputs / ".text2video").glob("uploads/*"))
+    until(lambda: not list((api.outputs / ".text2video").glob("uploads/*")))
 
 
 # ---- a script in Python: a query beside an empty JSON body, cfg, the word None, files in the query ----
