@@ -57,7 +57,7 @@ test-hosts: $(HOSTS:%=test-%)
 
 .PHONY: $(HOSTS:%=test-%)
 $(HOSTS:%=test-%): test-%: .venv-%/ready
-	T2V_HOST=$* OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -c tests/hosts/pinned.ini --rootdir . tests/hosts tests/test_ui.py
+	T2V_HOST=$* OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -c tests/hosts/pinned.ini --rootdir . tests/hosts tests/test_ui.py tests/api
 
 # Not compiled: few of the files are ever imported.
 HOST_PIP = .venv-$*/bin/python -m pip --disable-pip-version-check install --quiet --no-compile

@@ -105,6 +105,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--listen", default="127.0.0.1", metavar="ADDRESS",
                          help="who may come: 127.0.0.1 this machine, 0.0.0.0 everybody (default: 127.0.0.1)")
     command.add_argument("--port", default="7861", metavar="N", help="1 to 65535 (default: 7861)")
+    command.add_argument("--inputs-dir", default="", metavar="FOLDER",
+                         help="a folder with pictures, films and sounds that the API may be told to use")
     command.add_argument("--user", default="", metavar="NAME", help="let in only who knows this name and the password")
     command.add_argument("--password", default="", metavar="TEXT",
                          help=f"better given as {PASSWORD} in the environment")
@@ -179,7 +181,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C, which ends running jobs as ever: with a film of what there is."""
-    settings = Settings(**{spec.name: getattr(args, spec.name) for spec in SERVED})
+    settings = Settings(inputs=args.inputs_dir, **{spec.name: getattr(args, spec.name) for spec in SERVED})
     port = int(args.port) if args.port.isdecimal() and len(args.port) <= 5 else 0
     if not 1 <= port <= 65535:
         raise RequestError("port", f"must be a whole number from 1 to 65535, not {args.port!r}")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +50,11 @@ class State(str, Enum):
 class Job(Watch):
     """One request on its way. Everybody may read it; only its runner writes, but for `interrupt` and `skip`."""
 
-    def __init__(self, request: VideoRequest, host: Host) -> None:
+    def __init__(self, request: VideoRequest, host: Host, origin: object = None) -> None:
         self.id = f"task(text2video-{secrets.token_hex(6)})"
         self.request = request
         self.host = host
+        self.origin = origin  # what whoever submitted it wants to know of it again
         self.title = "Text2Video"
         self.state = State.QUEUED
         self.stage = ""
@@ -61,6 +63,7 @@ class Job(Watch):
         self.reached = 0.0  # of the film at hand, when it was last known
         self.films: list[Film] = []
         self.error = ""
+        self.fault: type[Exception] | None = None  # what kind of error that is
         self.last = False  # end after the film at hand
         self.created = time.time()
         self.started = self.ended = 0.0
@@ -172,18 +175,20 @@ class Runner:
         self.refiners = Shelf()  # for second passes with another model
         self.lock = threading.RLock()
         self.worker: threading.Thread | None = None
+        self.listeners: list[Callable[[Job], None]] = []  # told of every new job, state and film, in whatever thread
 
-    def submit(self, request: VideoRequest) -> Job:
+    def submit(self, request: VideoRequest, origin: object = None) -> Job:
         """Takes a request on. RequestError for a model that is not there, or when too many wait already."""
         for name in filter(None, (request.model, request.upscale_model)):
             catalog.find_model(name, self.host.model_folders)
         with self.lock:
             if len(self.waiting) >= QUEUE:
                 raise RequestError("", f"{QUEUE} films are waiting already; try again when some are done")
-            job = Job(request, self.host)
+            job = Job(request, self.host, origin)
             self.forget()
             self.jobs[job.id] = job
             self.host.announce(job.id)
+            self.report(job)
             if self.worker is None:
                 self.worker = threading.Thread(target=self.work, name="text2video", daemon=True)
                 self.worker.start()
@@ -207,6 +212,7 @@ class Runner:
             if job.state is State.QUEUED:
                 self.host.withdraw(job.id)
                 job.become(State.INTERRUPTED)
+                self.report(job)
 
     def skip(self, job: Job | None) -> None:
         """Gives up the film at hand, and goes on with the next of the batch."""
@@ -231,6 +237,16 @@ class Runner:
         for old in over[:max(0, len(over) - HISTORY)]:
             del self.jobs[old]
 
+    def drop(self, job: Job) -> bool:
+        """Forgets a job at once, if it is over."""
+        with self.lock:
+            return job.over and self.jobs.pop(job.id, None) is not None
+
+    def report(self, job: Job) -> None:
+        """Tells whoever listens that there is something new about `job`."""
+        for listener in self.listeners:
+            tidied(partial(listener, job))
+
     # ---- in the worker's thread ----
 
     def work(self) -> None:
@@ -245,6 +261,7 @@ class Runner:
     def run(self, job: Job) -> None:
         """One job, start to end. Never raises: what goes wrong stands in the record."""
         error = ""
+        fault: type[Exception] | None = None
         try:
             need = need_of(job.request, self.host)
             with self.host.turn(job, need):
@@ -253,17 +270,19 @@ class Runner:
                 finally:
                     tidied(self.park)
         except T2VError as problem:
-            error = str(problem)
+            error, fault = str(problem), type(problem)
         except Exception as problem:
+            fault = type(problem)
             log.exception("Text2Video: %s failed", job.id)
             error = f"a fault of Text2Video itself: {type(problem).__name__}: {problem} (the console shows where)"
         if job.over:  # taken out of the queue while it waited for the host
             return
         if not job.started:  # the host was not even asked, or refused
             self.host.withdraw(job.id)
-        job.model = None
+        job.model, job.fault = None, fault
         stopped = job.stopped or (job.last and len(job.films) < job.items)
         job.become(State.FAILED if error else State.INTERRUPTED if stopped else State.DONE, error)
+        self.report(job)
 
     def make(self, job: Job) -> None:
         """The films of `job`, in the host's turn."""
@@ -272,6 +291,7 @@ class Runner:
                 return
             job.started = time.time()
             job.become(State.RUNNING)
+        self.report(job)
         job.tick("load", 0, 1)
         job.model = self.shelf.get(job.request.model, self.host.model_folders)
         refiner = None
@@ -285,6 +305,7 @@ class Runner:
         for film in generate(job.request, job.model, self.host, job, refiner):
             job.films.append(film)
             job.tell()
+            self.report(job)
             if job.last:
                 return
 
@@ -300,8 +321,8 @@ class Runner:
 
 
 def tidied(step: Callable[[], None]) -> None:
-    """Takes a step of cleaning up. What goes wrong in it is logged, and takes no film away that has been made."""
+    """Takes a step beside the work. What goes wrong in it is logged, and takes no film away that has been made."""
     try:
         step()
     except Exception:
-        log.exception("Text2Video: cleaning up after a job")
+        log.exception("Text2Video: beside a job")

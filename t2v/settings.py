@@ -33,6 +33,13 @@ class Settings:
     preview_every: int = setting(1, "Preview every N steps", "More is less work.", ge=1, le=100)
     format: str = setting("mp4", "Format", "What the tab starts with.", choices="formats")
     metadata: bool = setting(True, "Write settings into films", "So that a film can be made again, and read back here.")
+    inputs: str = setting(
+        "", "Inputs of the API", "A folder with pictures, films and sounds that the API may be told to use, beside the "
+        "films made here; others have to be sent along.", folder=True)
+    api_queue: int = setting(50, "API: queue", "Films that may wait before the API takes no more.", ge=1, le=100)
+    api_upload: int = setting(100, "API: upload", "Megabytes that a call may bring along.", ge=1, le=4000)
+    api_pixels: int = setting(
+        1000, "API: size of a film", "Million pixels, frames x width x height, of all films of a call.", ge=1, le=1e6)
     recent: int = setting(12, "Recent films", "How many the tab shows.", ge=0, le=100)
 
     def __post_init__(self) -> None:

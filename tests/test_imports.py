@@ -17,8 +17,16 @@ ROWS = """
     cli hosts.entry
     hosts.detect
     hosts.sdnext hosts.forge
-    hosts.webui
+    hosts.webui hosts.door
     ui.server
+    api.attach
+    api.about api.dropin
+    api.v1
+    api.service
+    api.films api.access api.schema api.status
+    api.body api.orders
+    api.routes
+    api.files api.history api.weights
     ui.tab
     ui.handlers ui.care
     ui.library
@@ -52,6 +60,7 @@ ROWS = """
     models.ram models.disk models.variants
     download.hub download.catalogue
     errors
+    client api
 """
 RANKS = {name: -row for row, line in enumerate(ROWS.splitlines()) for name in line.split()}
 BLIND = ({"models", "sampling"}, {"models", "guidance"})  # networks and samplers know nothing of each other

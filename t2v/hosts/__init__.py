@@ -89,6 +89,10 @@ class Host(Protocol):
         """Where films go; absolute."""
 
     @property
+    def input_folders(self) -> list[Path]:
+        """Folders whose files may be named from afar, as something to start a film from; absolute."""
+
+    @property
     def settings(self) -> Settings:
         """What the user has settled, as of now."""
 

@@ -6,7 +6,11 @@ from typing import Any
 
 from modules import script_callbacks, shared
 
+from t2v.api.access import Access
+from t2v.api.attach import attach
+from t2v.api.service import Service
 from t2v.hosts.detect import find_host
+from t2v.hosts.door import api_users, api_wanted
 from t2v.jobs import Runner
 from t2v.settings import Settings, option_key
 
@@ -24,7 +28,20 @@ def register() -> None:
     """Asks the host for a tab and a section of settings; it has forgotten us since the last time."""
     script_callbacks.on_ui_settings(add_settings)
     script_callbacks.on_ui_tabs(tabs)
+    script_callbacks.on_app_started(serve_api)
     script_callbacks.on_script_unloaded(runner().close)
+
+
+def serve_api(_page: Any, app: Any) -> None:
+    """Puts our API into the host's app, which is a new one after each reload, if the host is to have an API."""
+    if api_wanted():
+        attach(app, service(), Access(api_users()))
+
+
+@cache
+def service() -> Service:
+    """The one of this process, with the list of jobs that outlives it."""
+    return Service(runner())
 
 
 def tabs() -> list[tuple[Any, str, str]]:

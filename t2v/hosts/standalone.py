@@ -91,6 +91,10 @@ class Standalone:
     def embedding_folders(self) -> list[Path]:
         return [Path("embeddings"), self.models / "embeddings"]
 
+    @property
+    def input_folders(self) -> list[Path]:
+        return [folder.absolute() for folder in (self.outputs, Path(self.settings.inputs)) if folder != Path()]
+
     def announce(self, job_id: str) -> None:
         """Nobody else is here to be told."""
 

@@ -77,6 +77,10 @@ class WebuiHost:
         return self.absolute(getattr(opts, "outdir_txt2img_samples", "") or "outputs/x").parent / "text2video"
 
     @property
+    def input_folders(self) -> list[Path]:
+        return [self.outputs, *([self.absolute(self.settings.inputs)] if self.settings.inputs else [])]
+
+    @property
     def settings(self) -> Settings:
         """Options that the host does not know yet, as on its first start, are at their defaults."""
         def option(spec: "Field[Any]") -> Any:

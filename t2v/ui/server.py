@@ -1,4 +1,4 @@
-"""The tab as a page of its own, for `t2v serve`."""
+"""The tab as a page of its own, and the API beside it, for `t2v serve`."""
 
 import socket
 from collections.abc import Iterator
@@ -6,6 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import t2v
+from t2v.api.access import Access
+from t2v.api.attach import attach
+from t2v.api.files import hidden
+from t2v.api.service import Service
 from t2v.errors import RequestError
 from t2v.jobs import Runner
 from t2v.ui.compat import MAJOR
@@ -26,15 +30,19 @@ def serve(runner: Runner, address: str = "127.0.0.1", port: int = 7861,
     check_free(address, port)
     script = (ROOT / "javascript" / "text2video.js").read_text(encoding="utf-8")
     tab, _ = build_tab(runner)
-    _, url, _ = tab.launch(
+    service = Service(runner)
+    app, url, _ = tab.launch(
         server_name=address, server_port=port, auth=auth, allowed_paths=[str(runner.host.outputs.resolve())],
         css_paths=ROOT / "style.css", head=f"{ALONE}<script>{script}</script>", footer_links=["settings"],
-        prevent_thread_lock=True, quiet=True, share=False, inbrowser=False, ssr_mode=False)
+        blocked_paths=[str(hidden(runner.host).resolve())], app_kwargs={"docs_url": "/docs"}, prevent_thread_lock=True,
+        quiet=True, share=False, inbrowser=False, ssr_mode=False)
+    attach(app, service, Access())
     try:
         yield url
     finally:
         tab.close(verbose=False)
         runner.close()
+        service.close()
 
 
 def check_free(address: str, port: int) -> None:
