@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2v.fitting import find_fit, lightness
 from t2v.hosts import Host
-from t2v.inputs import find_fit, lightness
 from t2v.latents import Frame, encoded
 from t2v.plan import Plan
 from t2v.start import Hold, Start

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from t2v import __version__, convert, doctor, download
 from t2v.errors import DownloadError, ModelError, RequestError, T2VError
+from t2v.fitting import FITS
 from t2v.generate import Film, Watch, generate
 from t2v.hosts.standalone import Standalone, best_device
-from t2v.inputs import FITS
 from t2v.jobs import Runner
 from t2v.models import catalog
 from t2v.request import VideoRequest, value_type

@@ -20,9 +20,10 @@ from torch import Tensor
 from t2v.beginning import Reader
 from t2v.companions import companions
 from t2v.denoising import Denoising, Words
+from t2v.fitting import find_fit
 from t2v.hosts import Host
 from t2v.infotext import infotext
-from t2v.inputs import find_fit, suggested, told
+from t2v.inputs import suggested, told
 from t2v.latents import decoded
 from t2v.memory import placed, shortage_explained
 from t2v.models import Model

@@ -5,27 +5,20 @@ Checked before anything is loaded, and read when their turn comes; never more th
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-
 from t2v.curves import curve
 from t2v.errors import FilmError, RequestError
+from t2v.fitting import Fit, Size, blended, find_fit, fitted
 from t2v.request import VideoRequest
-from t2v.schedule import find
 from t2v.video import FORMATS, Frame, frames_from, has_sound, probe, read_clip, read_picture
 
 AT_FRAME = re.compile(r"\s*([+-]?\d{1,9})\s*:\s*(.*)", re.DOTALL)
 HASHED = 2**20  # bytes at either end of a file
-
-Size = tuple[int, int]  # width height
-Fit = Callable[[Image.Image, Size], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -256,47 +249,3 @@ def label(path: Path) -> str:
         size = file.seek(0, 2)
         ends = [file.read(HASHED) for start in (0, max(0, size - HASHED)) if file.seek(start) == start]
     return f"{path.name} ({hashlib.sha256(b'%d ' % size + b''.join(ends)).hexdigest()[:8]})"
-
-
-def blended(new: Frame, old: Frame, mask: Frame) -> Frame:
-    """`new` as far as the mask is light, else `old`."""
-    share = lightness(mask)[..., None]
-    return (share * new + (1 - share) * old).round().astype(np.uint8)
-
-
-def lightness(picture: Frame) -> NDArray[np.float64]:
-    """0 black to 1 white, h w."""
-    return picture @ np.array([0.299, 0.587, 0.114]) / 255
-
-
-# ---- pictures of another shape ----
-
-
-def fitted(frame: Frame, size: Size, fit: Fit) -> Frame:
-    """`frame` as large as `size`; as it is, if it is so already."""
-    if frame.shape[1::-1] == size:
-        return frame
-    return np.asarray(fit(Image.fromarray(frame), size))
-
-
-def crop(picture: Image.Image, size: Size) -> Image.Image:
-    """All of the frame filled, and what is too wide or too high cut off on both sides."""
-    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
-
-
-def pad(picture: Image.Image, size: Size) -> Image.Image:
-    """All of the picture shown, black beside or above and below it."""
-    return ImageOps.pad(picture, size, Image.Resampling.LANCZOS, color="black")
-
-
-def stretch(picture: Image.Image, size: Size) -> Image.Image:
-    """All of the picture in all of the frame, distorted."""
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def find_fit(name: str) -> Fit:
-    """The way to fit called `name`; RequestError with the choices if there is none."""
-    return find(FITS, "fit", name)
-
-
-FITS: dict[str, Fit] = {"crop": crop, "pad": pad, "stretch": stretch}

@@ -62,13 +62,22 @@ def planned(request: VideoRequest, model: Model, beside: Companions) -> Plan:
         fps=fps,
         extension=check_film(request.format, request.smooth_fps or fps, request.soundtrack).extension,
         inputs=Inputs(),
-        windows=Windows(0 if request.depth else request.window, request.overlap, request.jitter, request.loop,
-                        request.seed),
+        windows=windows_of(request, model),
         noise=find_noise(request.noise),
     )
     if request.smooth_fps and request.smooth_fps <= fps:
         raise RequestError("smooth_fps", f"must be more than the {fps:g} of the film, or 0 for none in between")
     return replace(plan, inputs=inputs(request))
+
+
+def windows_of(request: VideoRequest, model: Model) -> Windows:
+    """The windows of a film. From coarse to fine there may be more key frames than suit the model, and then windows
+    of as many as do: never fewer, because only the key frames see the film as a whole."""
+    size, overlap = request.window, request.overlap
+    if request.depth:
+        size = max(size, model.defaults["frames"])
+        overlap = min(overlap, size - 1)
+    return Windows(size, overlap, request.jitter, request.loop, request.seed)
 
 
 def given(value: T | None, name: str) -> T:

@@ -55,6 +55,15 @@ def test_a_loop_ends_where_it_begins(demo: Model, tmp_path: Path) -> None:
     assert seam > 2 * max(inner)  # without a loop
 
 
+def test_coarse_to_fine_the_network_never_sees_more_than_suits_it(demo: Model, tmp_path: Path) -> None:
+    seen = []
+    hook = demo.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+    frames = film(demo, tmp_path, prompt="a circle", seed=1, frames=40, window=4, depth=1, steps=2)
+    hook.remove()
+    assert len(frames) == 40
+    assert set(seen) == {8, 4}  # windows of the 14 key frames, and the parts between them
+
+
 def test_coarse_to_fine_the_key_frames_are_those_of_a_film_of_their_own(demo: Model, tmp_path: Path) -> None:
     prompt = "a green triangle moving right"
     fine = film(demo, tmp_path, prompt=prompt, seed=1, frames=22, window=4, depth=1)

@@ -53,7 +53,7 @@ ROWS = """
     models.dialects
     models.names
     download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
-    sampling infotext prompt video.sound video.files models.torchfile models.unet models.autoencoder models.text
+    sampling infotext prompt fitting video.sound video.files models.torchfile models.unet models.autoencoder models.text
     hosts download.transfer freeinit
     settings extra download.planning video.smoothing
     request schedule memory watch curves weaving tokenizer preview video.base models.pickled models.layers

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from t2v.errors import FilmError, RequestError
-from t2v.inputs import FITS, fitted, inputs, label, placed_pictures, suggested
+from t2v.fitting import FITS, fitted
+from t2v.inputs import inputs, label, placed_pictures, suggested
 from t2v.request import VideoRequest
 from t2v.video import FORMATS, frames_from, probe, read_clip, read_picture, write_film
 from tests.test_video import tone

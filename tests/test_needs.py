@@ -140,6 +140,17 @@ def test_a_film_of_the_published_model_needs_what_reports_say(published: Path) -
     assert (long, large) == (pytest.approx(5.03 * GB, rel=0.01), pytest.approx(3.92 * GB, rel=0.01))
 
 
+def test_windows_and_second_passes_are_counted(published: Path) -> None:
+    host = machine("cuda", published)
+
+    def of(**settings: Any) -> int | None:
+        return need_of(VideoRequest(model="published", **settings), host)
+
+    assert of(frames=1000, window=16) == of(frames=16)
+    assert of(frames=16, upscale=2) == of(frames=16, width=512, height=512)
+    assert of(frames=16, film="a.mp4", extend=True, overlap=8) == of(frames=24)
+
+
 def test_twice_the_precision_is_twice_the_need(published: Path) -> None:
     request, host = VideoRequest(model="published"), machine("cuda", published)
     half, full = need(request, host), need(request, replace(host, precision=torch.float32))

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from t2v.inputs import FITS
+from t2v.fitting import FITS
 from t2v.models.configuration import Defaults
 from t2v.request import VideoRequest, value_type
 from t2v.sampling import SAMPLERS
