@@ -9,7 +9,7 @@ from fastapi import Request, Response
 import t2v
 from t2v import doctor, download
 from t2v.api.access import Access
-from t2v.api.files import Inbox, public
+from t2v.api.files import Inbox, public, publisher
 from t2v.api.orders import filled_of, order
 from t2v.api.routes import SLOW, Refusal, answer, aside
 from t2v.api.schema import Words
@@ -88,7 +88,8 @@ class About(Calls):
         finally:
             inbox.close()
         request, found, memory = filled_of(asked, self.host), need(asked, self.host), self.host.memory
-        return {"request": {name: public(value, self.host) if isinstance(value, str) else value
+        clean = publisher(self.host)
+        return {"request": {name: clean(value) if isinstance(value, str) else value
                             for name, value in asdict(request).items()},
                 "needed": found.device if found else None, "weights": found.weights if found else None,
                 "free": memory.free if memory else None, "total": memory.total if memory else None,

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -149,13 +149,26 @@ def check_named(field: str, path: Path) -> None:
         check(field, path)
 
 
+def publisher(host: Host) -> Callable[[str], str]:
+    """A function that takes out of texts the folders of uploads and, where the host wants that, any folder. The host is
+    asked once for all texts, since in a web UI its answers cost something."""
+    upload = re.compile(re.escape(str(hidden(host) / "uploads")) + r"[\\/]+[0-9a-f]{16}[\\/]+")
+    private = {str(folder): folder.name for folder in [*host.input_folders, *host.model_folders]} \
+        if host.private_folders else {}
+    longest = sorted(private, key=len, reverse=True)
+
+    def public(text: str) -> str:
+        text = upload.sub("", text)
+        for folder in longest:
+            text = text.replace(folder, private[folder])
+        return text
+
+    return public
+
+
 def public(text: str, host: Host) -> str:
-    """`text` without the folders of uploads, and where the host wants that, without any folder."""
-    text = re.sub(re.escape(str(hidden(host) / "uploads")) + r"[\\/]+[0-9a-f]{16}[\\/]+", "", text)
-    if host.private_folders:
-        for folder in sorted([*host.input_folders, *host.model_folders], key=lambda path: -len(str(path))):
-            text = text.replace(str(folder), folder.name)
-    return text
+    """One text, without those folders."""
+    return publisher(host)(text)
 
 
 def hidden(host: Host) -> Path:

@@ -1,11 +1,11 @@
 """A job as JSON: facts that are kept, and what only a living job can tell."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from t2v.api.files import public
+from t2v.api.files import publisher
 from t2v.api.history import Facts
-from t2v.hosts import Host
 from t2v.jobs import Job, Runner, State
 from t2v.video import FORMATS
 
@@ -25,10 +25,11 @@ def task_of(id: str) -> str:
 
 def facts_of(job: Job, owner: str, warnings: list[str]) -> Facts:
     """What is worth keeping of a job. Paths are as they are on this machine."""
-    request = {name: public(value, job.host) if isinstance(value, str) else value
+    public = publisher(job.host)
+    request = {name: public(value) if isinstance(value, str) else value
                for name, value in asdict(job.request).items()}
     films = [{"path": str(film.path), "format": film.request.format, "seed": film.request.seed,
-              "infotext": public(film.infotext, job.host), "seconds": round(film.seconds, 2),
+              "infotext": public(film.infotext), "seconds": round(film.seconds, 2),
               "interrupted": film.interrupted} for film in list(job.films)]
     return {"id": id_of(job), "owner": owner, "state": job.state.value, "error": job.error,
             "fault": job.fault.__name__ if job.fault else "", "created": job.created, "started": job.started or None,
@@ -37,12 +38,12 @@ def facts_of(job: Job, owner: str, warnings: list[str]) -> Facts:
 
 def status(facts: Facts, runner: Runner, root: str) -> dict[str, Any]:
     """What is told of a job: to its facts, how far it is. `root` stands before our paths in URLs."""
-    host, job = runner.host, runner.jobs.get(task_of(facts["id"]))
+    public, job = publisher(runner.host), runner.jobs.get(task_of(facts["id"]))
     url = f"{root}{JOBS}/{facts['id']}"
     kept = {name: facts[name] for name in KEPT}
-    films = [film_of(film, f"{url}/films/{number}", host) for number, film in enumerate(facts["films"])]
+    films = [film_of(film, f"{url}/films/{number}", public) for number, film in enumerate(facts["films"])]
     now = live(job, runner, url) if job is not None and not job.over else resting(facts)
-    return {**kept, **now, "task": task_of(facts["id"]), "error": public(facts["error"], host), "films": films,
+    return {**kept, **now, "task": task_of(facts["id"]), "error": public(facts["error"]), "films": films,
             "url": url, "events": f"{url}/events"}
 
 
@@ -61,11 +62,11 @@ def resting(facts: Facts) -> dict[str, Any]:
             "position": 0, "text": facts["state"].capitalize(), "preview": None}
 
 
-def film_of(film: Facts, url: str, host: Host) -> dict[str, Any]:
+def film_of(film: Facts, url: str, public: Callable[[str], str]) -> dict[str, Any]:
     """A film as others see it."""
     name = film["path"].replace("\\", "/").rpartition("/")[2]
     packed = not FORMATS[film["format"]].extension
     return {"url": url, "name": f"{name}.zip" if packed else name,
             "type": "application/zip" if packed else FORMATS[film["format"]].mime,
-            "path": public(film["path"], host),
+            "path": public(film["path"]),
             **{key: film[key] for key in ("seed", "infotext", "seconds", "interrupted")}}

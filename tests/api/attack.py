@@ -35,7 +35,7 @@ def attack(python: str, examples: int, phases: str) -> int:
             return subprocess.run(
                 [str(Path(sys.executable).with_name("schemathesis")), "run", url, "--checks", ",".join(CHECKS),
                  "--phases", phases, "--max-examples", str(examples), "--seed", "1", "--no-color",
-                 "--request-timeout", "60",
+                 "--request-timeout", "300",
                  "--generation-database", "none"], check=False).returncode
         finally:
             server.kill()
