@@ -70,7 +70,8 @@ async def refused(problem: Exception, request: Request) -> Response:
                        for error in problem.errors()]
         return await complaint(422, "RequestValidationError", detail, "; ".join(error["msg"] for error in detail))
     if isinstance(problem, RequestError):
-        place = [getattr(request.state, "text2video_origins", {}).get(problem.field, "body")]
+        usual = "query" if request.headers.get("content-length", "0") == "0" else "body"
+        place = [getattr(request.state, "text2video_origins", {}).get(problem.field, usual)]
         place += [problem.field] if problem.field else []
         detail = [{"loc": place, "msg": problem.problem, "type": "value_error"}]
         return await complaint(422, "RequestError", detail, str(problem))
