@@ -217,7 +217,7 @@ def test_each_failure_is_a_status_and_names_its_setting(
 
 def test_a_prompt_is_needed_and_may_be_empty(api: Api) -> None:
     answer = api.post("/t2v/run")
-    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "prompt"])
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["query", "prompt"])
     assert api.post("/t2v/run?prompt=&model=t2v", json=TINY).status_code == 200
 
 
