@@ -23,7 +23,7 @@ from t2v.video import FORMATS, next_path, write_film
 from tests.api.conftest import Api
 
 
-def grey(request: VideoRequest, _model: Any, host: Host, _watch: Any) -> Iterator[Film]:
+def grey(request: VideoRequest, _model: Any, host: Host, *_: Any) -> Iterator[Film]:
     """A film in no time."""
     for item in request.items()[:3]:
         path = next_path(host.outputs, "", item.seed, FORMATS[item.format].extension)
