@@ -35,7 +35,7 @@ from t2v.request import VideoRequest
 from t2v.start import Start
 from t2v.story import segments
 from t2v.story import told as said
-from t2v.upscale import enlarged, refined
+from t2v.upscale import enlarged, only_enlarging, refined
 from t2v.video import Frame, next_path, write_film
 from t2v.video.smoothing import smoothed
 from t2v.watch import Watch
@@ -69,7 +69,7 @@ def generate(
         with shortage_explained(f"{item.frames} frames of {item.width}x{item.height} with the model {model.name}"):
             plan = planned(item, model, beside)
             if item.upscale > 1:
-                plan = refined(plan, refiner, beside if refiner is model else companions(item, refiner, host))
+                plan = refined(plan, refiner, beside if refiner is model else companions(item, refiner, host), host)
             film = make_film(plan, host, watch)
         watch.skipped = False
         if film is not None:
@@ -82,8 +82,10 @@ def generate(
 def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
     """One film; None if it was skipped, or stopped before there was anything to see."""
     began, request, name = time.monotonic(), plan.request, plan.model.hash
-    latents = one_pass(plan, host, watch)
-    while latents is not None and (then := plan.then) is not None and not (watch.stopped or watch.skipped):
+    latents, upscaler = one_pass(plan, host, watch), only_enlarging(plan, host)
+    while latents is not None and upscaler is None and (then := plan.then) is not None:
+        if watch.stopped or watch.skipped:
+            break
         larger = enlarged(latents, plan, host, watch)
         if larger is not None:
             plan, latents = then, one_pass(then, host, watch, larger)
@@ -91,9 +93,12 @@ def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
         return None
 
     with placed(plan.model.vae, host.device, host.vae_dtype):
+        frames = decoded(latents, plan.model.vae, host, watch)
+        if upscaler is not None and plan.then is not None and not watch.stopped:
+            frames, plan = upscaler.frames(frames, plan.then.size, host), plan.then
         text = infotext(told(request), model_hash=name, **({"interrupted": "yes"} if watch.stopped else {}))
         path = write_film(
-            shown(decoded(latents, plan.model.vae, host, watch), plan),
+            shown(frames, plan),
             next_path(host.outputs, request.prompt, request.seed, plan.extension),
             request.smooth_fps or plan.fps,
             quality=request.quality,

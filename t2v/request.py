@@ -88,7 +88,9 @@ class VideoRequest:
 
     # ---- afterwards ----
     upscale: float = extra(1.0, "Upscale", "Size of a second pass over the film, as a factor; 1 is none.", ge=1, le=8)
-    upscale_by: str = extra("frames", "Upscale by", "What grows between the passes.", choices="upscalers")
+    upscale_by: str = extra(
+        "frames", "Upscale by", "What grows between the passes: latents, or frames, also by an upscaler of the web UI.",
+        choices="upscalers")
     upscale_strength: float = extra(
         0.6, "Upscale strength", "How far the second pass may go from the first.", ge=0, le=1)
     upscale_model: str = extra("", "Upscale model", "Model of the second pass; empty is the same.", choices="models")

@@ -1,15 +1,18 @@
 """A second pass over a film: its plan, and the latents of the first in the size of the second."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from t2v.companions import Companions
 from t2v.errors import RequestError
 from t2v.hosts import Host
+from t2v.latents import Frame, encoded, to_uint8
 from t2v.memory import placed
 from t2v.models import Model
 from t2v.plan import Plan, planned
@@ -21,7 +24,7 @@ LARGEST = 4096  # pixels, as in the request
 Enlarge = Callable[[Tensor, Plan, Plan, Host], Iterator[Tensor]]  # latents 1 c f h w of a pass -> 1 c h w for another
 
 
-def refined(plan: Plan, model: Model, beside: Companions) -> Plan:
+def refined(plan: Plan, model: Model, beside: Companions, host: Host) -> Plan:
     """`plan` and then a second pass, with `model`, over a film as much larger as the request says.
 
     The same pictures are held; what the first pass has made takes the place of the input film.
@@ -30,8 +33,8 @@ def refined(plan: Plan, model: Model, beside: Companions) -> Plan:
     width, height = (round(side * request.upscale / 8) * 8 for side in (width, height))
     if max(width, height) > LARGEST:
         raise RequestError("upscale", f"makes a film of {width}x{height}, and {LARGEST} is the most")
-    find(UPSCALERS, "upscale_by", request.upscale_by)
-    if request.upscale_by == "latents" and plan.model.vae.config != model.vae.config:
+    by = find_upscaler(request.upscale_by, host)
+    if by is by_latents and plan.model.vae.config != model.vae.config:
         raise RequestError("upscale_by", f"{model.name} and {plan.model.name} have latents of two kinds; choose frames")
     window = request.window or (plan.model.defaults["frames"] if request.depth else 0)  # as long as the parts were
     overlap = min(request.overlap, max(window - 1, 0)) if request.depth else request.overlap
@@ -42,12 +45,18 @@ def refined(plan: Plan, model: Model, beside: Companions) -> Plan:
     return replace(plan, then=replace(then, stage="refine", inputs=kept))
 
 
+def only_enlarging(plan: Plan, host: Host) -> "ByHost | None":
+    """The upscaler of the host that is all there is to a second pass, which has no strength to change anything."""
+    by = find_upscaler(plan.request.upscale_by, host) if plan.then is not None else None
+    return by if isinstance(by, ByHost) and plan.request.upscale_strength == 0 else None
+
+
 def enlarged(latents: Tensor, plan: Plan, host: Host, watch: Watch) -> Tensor | None:
     """The latents 1 c f h w of a pass in the size of the next, in the way that its request names; None if stopped."""
     assert plan.then is not None
     found: list[Tensor] = []
     watch.tick("enlarge", 0, latents.shape[2])
-    for latent in find(UPSCALERS, "upscale_by", plan.request.upscale_by)(latents, plan, plan.then, host):
+    for latent in find_upscaler(plan.request.upscale_by, host)(latents, plan, plan.then, host):
         found.append(latent)
         watch.tick("enlarge", len(found), latents.shape[2])
         if watch.stopped or watch.skipped:
@@ -69,6 +78,37 @@ def by_latents(latents: Tensor, _small: Plan, large: Plan, _host: Host) -> Itera
     """The latents themselves, bilinear: no detour, softer, and for models that share an autoencoder."""
     for latent in latents.unbind(2):
         yield F.interpolate(latent, large.shape[-2:], mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True)
+class ByHost:
+    """An upscaler of the host, by its name there."""
+
+    name: str
+
+    def __call__(self, latents: Tensor, small: Plan, large: Plan, host: Host) -> Iterator[Tensor]:
+        """As `by_frames`."""
+        vae, dtype = small.model.vae, host.vae_dtype
+        with placed(vae, host.device, dtype), placed(large.model.vae, host.device, dtype):
+            frames = (to_uint8(vae.decode(latent.to(dtype))[0]) for latent in latents.unbind(2))
+            yield from encoded(self.frames(frames, large.size, host), large.model.vae, host)
+        host.collect()  # hosts let go of the weights of an upscaler, but not of the memory that they were in
+
+    def frames(self, frames: Iterable[Frame], size: tuple[int, int], host: Host) -> Iterator[Frame]:
+        """`frames` as large as `size`, width and height."""
+        for frame in frames:
+            yield np.asarray(host.upscaled(Image.fromarray(frame), size, self.name))
+
+
+def upscalers(host: Host) -> dict[str, Enlarge]:
+    """The ways between two passes: ours, and then those that are `host`'s, by their names there."""
+    return UPSCALERS | {name: ByHost(name) for name in host.upscalers if name not in UPSCALERS}
+
+
+def find_upscaler(name: str, host: Host) -> Enlarge:
+    """The way called `name`; RequestError with the choices if there is none."""
+    known = upscalers(host)  # files of the host may differ in nothing but a dash, so what is spelt exactly comes first
+    return known[name] if name in known else find(known, "upscale_by", name)
 
 
 UPSCALERS: dict[str, Enlarge] = {"frames": by_frames, "latents": by_latents}

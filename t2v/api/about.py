@@ -20,6 +20,7 @@ from t2v.models import catalog
 from t2v.needs import need, sentence
 from t2v.request import VideoRequest
 from t2v.sampling import SAMPLERS
+from t2v.upscale import upscalers
 from t2v.video import FORMATS
 
 
@@ -59,6 +60,11 @@ class About(Calls):
         self.caller(request)
         return await answer({"samplers": [{"name": name, "takes_eta": sampler.takes_eta,
                                            "evaluations": sampler.evaluations} for name, sampler in SAMPLERS.items()]})
+
+    async def upscalers(self, request: Request) -> Response:
+        """The ways to enlarge a film between two passes, those of the web UI among them."""
+        self.caller(request)
+        return await answer({"upscalers": [{"name": name} for name in upscalers(self.host)]})
 
     async def formats(self, request: Request) -> Response:
         """The file formats of films."""

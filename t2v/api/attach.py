@@ -93,6 +93,8 @@ def add_about(router: APIRouter, about: About, words: Words) -> None:
     add(router, f"{PREFIX}/samplers", "GET", about.samplers, said(
         listed("samplers", thing(name=text, takes_eta={"type": "boolean"}, evaluations=schema.COUNT)), "Samplers.")
         | refusals())
+    add(router, f"{PREFIX}/upscalers", "GET", about.upscalers, said(
+        listed("upscalers", thing(name=text)), "Upscalers.") | refusals())
     add(router, f"{PREFIX}/formats", "GET", about.formats, said(
         listed("formats", thing(name=text, label=text, extension=text, type=text, sound={"type": "boolean"})),
         "Formats.") | refusals())

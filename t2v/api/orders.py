@@ -18,6 +18,7 @@ from t2v.models.library import files, find
 from t2v.request import VideoRequest, shown, value_type
 from t2v.sampling import find_sampler
 from t2v.schedule import find_spacing
+from t2v.upscale import find_upscaler
 from t2v.video import check_film
 
 SPECS = {spec.name: spec for spec in fields(VideoRequest)}
@@ -73,6 +74,8 @@ def check(request: VideoRequest, host: Host) -> None:
     find_spacing(filled.spacing or "")
     check_film(filled.format, filled.fps or 0, filled.soundtrack)
     check_loras(request, host)
+    if request.upscale > 1:
+        find_upscaler(request.upscale_by, host)
     pixels = filled.batch_count * (filled.frames or 0) * (filled.width or 0) * (filled.height or 0) / 1e6
     if pixels > host.settings.api_pixels:
         raise RequestError("frames", f"{pixels:.0f} million pixels are asked for, frames x width x height x films, and "

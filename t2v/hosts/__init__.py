@@ -118,6 +118,15 @@ class Host(Protocol):
     def collect(self) -> None:
         """Hands device memory that nobody uses any more back to the system."""
 
+    # ---- upscalers of pictures ----
+
+    @property
+    def upscalers(self) -> Sequence[str]:
+        """Names of those that the host has."""
+
+    def upscaled(self, picture: Image, size: tuple[int, int], name: str) -> Image:
+        """`picture`, in RGB, as large as `size` (width, height) by the upscaler called `name`."""
+
     # ---- what the tab shows ----
 
     def offer(self, film: Path) -> None:

@@ -1,11 +1,13 @@
 """SD.Next."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import call_queue, devices, modeldata, paths, sd_models, shared
+from PIL.Image import Image
 
 from t2v.hosts import Work
 from t2v.hosts.webui import WebuiHost, cautious
@@ -45,6 +47,20 @@ class SdnextHost(WebuiHost):
 
     def collect(self) -> None:
         devices.torch_gc(force=True)
+
+    @property
+    def upscalers(self) -> Sequence[str]:
+        """Without those of latents, which are of its own models."""
+        return [name for name in super().upscalers if not name.startswith("Latent")]
+
+    def upscale(self, upscaler: Any, picture: Image, factor: float) -> Any:
+        """By its name; and in a job of the host's own, which forgets what was asked of ours."""
+        state = shared.state
+        asked = {flag: getattr(state, flag) for flag in ("interrupted", "skipped")}
+        larger = upscaler.scaler.upscale(picture, factor, upscaler.name)
+        for flag, before in asked.items():
+            setattr(state, flag, before or getattr(state, flag))
+        return larger
 
     def offer(self, film: Path) -> None:
         from modules import gr_tempdir

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 import torch
+from PIL.Image import Image
 
 from t2v.hosts import Memory, Wishes, Work
 from t2v.models.ram import available_memory
@@ -64,6 +65,7 @@ class Standalone:
     name = "t2v"
     private_folders = False
     styles = ()
+    upscalers = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,6 +112,9 @@ class Standalone:
 
     def collect(self) -> None:
         collect(self.device)
+
+    def upscaled(self, picture: Image, size: tuple[int, int], name: str) -> Image:  # noqa: ARG002
+        raise KeyError(name)  # there is none to be asked for
 
     def offer(self, film: Path) -> None:
         """The server is started with the folder of films open to the browser."""

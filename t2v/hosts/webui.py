@@ -2,10 +2,12 @@
 
 What bites here: reading `shared.sd_model` loads a checkpoint, so nothing here does; setting `state.current_latent`
 makes the host decode it with its own autoencoder; the state is everybody's, so it is written anew at each tick and
-never believed; the lock is not re-entrant; paths are relative to a folder that other extensions change.
+never believed; the lock is not re-entrant; paths are relative to a folder that other extensions change; upscalers keep
+networks, and one that was loaded in inference mode is of little use outside of it.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,9 +17,12 @@ from typing import Any
 
 import torch
 from modules import call_queue, devices, paths, progress, sd_models, shared
+from PIL import Image
 
+from t2v.errors import T2VError
 from t2v.hosts import Memory, Wishes, Work
 from t2v.hosts.standalone import measured
+from t2v.memory import is_shortage
 from t2v.settings import Settings, option_key, read_settings
 
 log = logging.getLogger(__name__)
@@ -167,6 +172,30 @@ class WebuiHost:
 
     def collect(self) -> None:
         devices.torch_gc()
+
+    # ---- upscalers of pictures ----
+
+    @property
+    def upscalers(self) -> Sequence[str]:
+        return [upscaler.name for upscaler in shared.sd_upscalers if upscaler.name != "None"]
+
+    def upscaled(self, picture: Image.Image, size: tuple[int, int], name: str) -> Image.Image:
+        """The host goes by a factor, and makes sides of its own; so it is asked for no less than `size`."""
+        factor = math.nextafter(max(new / old for new, old in zip(size, picture.size, strict=True)), math.inf)
+        upscaler = next(each for each in shared.sd_upscalers if each.name == name)
+        try:
+            with torch.inference_mode(mode=False):
+                larger = self.upscale(upscaler, picture, factor)
+        except Exception as error:
+            if is_shortage(error):
+                raise
+            log.exception("the upscaler %s failed", name)
+            raise T2VError(f"the upscaler {name} failed: {error} (the console shows where)") from error
+        return larger.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+    def upscale(self, upscaler: Any, picture: Image.Image, factor: float) -> Any:
+        """What the host's own tab for pictures does."""
+        return upscaler.scaler.upscale(picture, factor, upscaler.data_path)
 
     # ---- what the tab shows ----
 

@@ -13,7 +13,6 @@ from t2v.request import VideoRequest, value_type
 from t2v.sampling import SAMPLERS
 from t2v.schedule import SPACINGS
 from t2v.ui import compat
-from t2v.upscale import UPSCALERS
 from t2v.video import FORMATS
 from t2v.windows import NOISES
 
@@ -23,7 +22,7 @@ MODEL_OWNED = [name for name, spec in SPECS.items() if spec.default is None]
 OPEN = set(MODEL_OWNED) - {spec.name for spec in fields(Defaults)}  # no model says anything, and that means something
 REGISTRIES: dict[str, Sequence[str]] = {
     "samplers": list(SAMPLERS), "spacings": list(SPACINGS), "formats": list(FORMATS), "fits": list(FITS),
-    "noises": list(NOISES), "upscalers": list(UPSCALERS)}
+    "noises": list(NOISES)}
 # A browser has no paths of this machine to offer.
 UPLOADS = {"soundtrack": ["audio", "video"], "film": ["video", "image"], "mask": ["image", "video"]}
 PICTURES = {"start_picture": 0, "end_picture": -1}  # pictures by the frame that they are held in

@@ -243,7 +243,7 @@ class Handlers:
         """What an infotext says, as far as it can be had here; the rest is told."""
         request = request_from(infotext)
         stated = {name: getattr(request, name) for name in FILLED}
-        choices = {"models": self.library.models(), **REGISTRIES}
+        choices = REGISTRIES | {"models": self.library.models(), "upscalers": self.library.upscalers()}
         missing = [name for name, value in stated.items() if value is not None
                    and (known := choices.get(SPECS[name].metadata.get("choices", ""))) and value not in (*known, "")]
         for name in missing:

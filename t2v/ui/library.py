@@ -15,6 +15,7 @@ from t2v.models.configuration import Defaults
 from t2v.ui import show
 from t2v.ui.compat import file_url
 from t2v.ui.controls import MODEL_OWNED
+from t2v.upscale import upscalers
 from t2v.video import FORMATS, read_infotext, recent_films
 
 MIMES = {format.extension: format.mime for format in FORMATS.values()}
@@ -85,6 +86,10 @@ class Library:
     def loras(self) -> list[str]:
         """Names of the LoRAs that are there; whether one fits the model shows when it is used."""
         return list(library.files(self.host.lora_folders))
+
+    def upscalers(self) -> list[str]:
+        """Names of the ways to enlarge a film, the host's own among them."""
+        return list(upscalers(self.host))
 
     def known(self) -> list[str]:
         """Names of the models that can be fetched."""

@@ -121,7 +121,10 @@ class Layout:
             self.row("noise", "transition", "jitter", "loop")
             self.row("depth", "free_init")
         with gr.Accordion("Upscale and smooth", open=False):
-            self.row("upscale", "upscale_strength", "upscale_by")
+            with gr.Row(elem_classes=["t2v-row"]):
+                self.field("upscale")
+                self.field("upscale_strength")
+                self.field("upscale_by", self.library.upscalers())
             with gr.Row(elem_classes=["t2v-row"]):
                 self.field("upscale_model", ["", *self.library.models()])
                 self.field("smooth_fps")

@@ -29,6 +29,7 @@ def start(host: str, root: Path) -> None:
     if host != "sdnext":
         import_module("modules.shared_init").initialize()
         import_module("modules.infotext_utils")
+    import_module("modules.modelloader").load_upscalers()
     for module in ("call_queue", "progress", "script_callbacks", "sd_models"):
         import_module(f"modules.{module}")
 

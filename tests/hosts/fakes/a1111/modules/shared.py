@@ -11,6 +11,7 @@ options_templates = None
 opts = None
 restricted_opts = None
 tab_names = []
+sd_upscalers = []
 
 options_section = options.options_section
 OptionInfo = options.OptionInfo

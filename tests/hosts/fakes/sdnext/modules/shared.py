@@ -9,6 +9,7 @@ api = None
 cmd_opts = cmd_args.parse_args()
 hide_dirs = {"visible": not cmd_opts.hide_ui_dir_config}
 tab_names = []
+sd_upscalers = []
 state = shared_state.State()
 script_path = paths.script_path
 data_path = paths.data_path
