@@ -649,3 +649,20 @@ def test_what_cannot_be_started_from_is_said(tab: Tab, tmp_path: Path) -> None:
     assert tab.message().startswith("film: no.mp4 is damaged, or no film")
     tab.use(tab.handlers.go_on, film_shown="")
     assert "no film in the player" in tab.message()
+
+
+def test_an_upload_that_is_no_picture_is_said(tab: Tab) -> None:
+    upload = tab.parts["start_picture"].preprocess("data:image/png;base64,bm8gcGljdHVyZQ==")
+    tab.use(tab.handlers.generate, start_picture=upload, **QUICK)
+    assert tab.message() == "pictures: " + controls.NO_PICTURE
+    assert tab.parts["start_picture"].preprocess(None) is None
+
+
+def test_a_film_that_is_taken_out_is_not_continued(tab: Tab, film: Path) -> None:
+    tab.use(tab.handlers.go_on, film_shown=tab.library.key(film))
+    tab.use(tab.handlers.forget_film)
+    assert tab.values["extend"] is True
+    tab.use(tab.handlers.forget_film, film=None)
+    assert tab.values["extend"] is False
+    tab.use(tab.handlers.generate, **QUICK)
+    assert (tab.state(), tab.message()) == ("done", "")

@@ -1,5 +1,6 @@
 """What differs between the versions of gradio that web UIs are on: 3.41 and 3.43, 4.40, and the newest."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from urllib.parse import quote
 import gradio as gr
 
 MAJOR = int(gr.__version__.split(".")[0])
+log = logging.getLogger(__name__)
+UNREADABLE = object()  # an upload that is no picture
 
 
 def listen(event: Callable[..., Any], handler: Callable[..., Any] | None, inputs: Sequence[Any],
@@ -30,6 +33,28 @@ def listen(event: Callable[..., Any], handler: Callable[..., Any] | None, inputs
 def file_url(path: Path) -> str:
     """Where the browser finds a file of this machine, relative to the page, which may be below another address."""
     return ("gradio_api/file=" if MAJOR >= 5 else "file=") + quote(path.as_posix(), safe="/:")
+
+
+def by_path(image: Any) -> Any:
+    """`image`, whose uploads come as paths of their files; as UNREADABLE where gradio 3 cannot make a file of them.
+
+    Since gradio 4 what was uploaded is a file already. To save it once more, as gradio would, loses its quality, and
+    fails in Forge, which puts a function of its own there that takes other arguments. Only this one component is
+    changed, because gradio 4 writes a file beside the source of every class that is derived from its own.
+    """
+    read = image.preprocess
+
+    def preprocess(upload: Any) -> Any:
+        if hasattr(upload, "path"):
+            return upload.path
+        try:
+            return read(upload)
+        except Exception:  # whatever Pillow, or gradio around it, makes of bytes that are no picture
+            log.info("Text2Video: an upload that is no picture", exc_info=True)
+            return UNREADABLE
+
+    image.preprocess = preprocess
+    return image
 
 
 def choices(words: Mapping[str, str]) -> list[Any]:

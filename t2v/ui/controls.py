@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from t2v.errors import RequestError
 from t2v.fitting import FITS
 from t2v.models.configuration import Defaults
 from t2v.request import VideoRequest, value_type
@@ -26,7 +27,8 @@ REGISTRIES: dict[str, Sequence[str]] = {
 # A browser has no paths of this machine to offer.
 UPLOADS = {"soundtrack": ["audio", "video"], "film": ["video", "image"], "mask": ["image", "video"]}
 PICTURES = {"start_picture": 0, "end_picture": -1}  # pictures by the frame that they are held in
-LINES = {"prompt": 3, "negative_prompt": 2}
+NO_PICTURE = "what was uploaded is no picture that can be read; choose a PNG, JPEG or WebP"
+LINES = {"prompt": 3, "negative_prompt": 2, "loras": 2, "picture_weights": 2}
 RATIOS = ((1, 1), (3, 2), (16, 9), (2, 3), (9, 16))
 SHORT = 100  # so many values are still comfortable on a slider
 
@@ -58,6 +60,11 @@ def number(spec: "Field[Any]", value: Any, common: Mapping[str, Any]) -> Any:
     return gr.Number(value=value, precision=0 if whole else None, step=step, **common)
 
 
+def picture(name: str, label: str) -> Any:
+    """Where the picture of a frame is uploaded."""
+    return compat.by_path(gr.Image(type="filepath", height=240, label=label, elem_id=PREFIX + name))
+
+
 def in_control(name: str, value: Any) -> Any:
     """`value` as the control of a field takes it: a box for numbers would make 0 of nothing."""
     return value if name not in OPEN else "" if value is None else f"{value:g}"
@@ -67,6 +74,8 @@ def request_of(values: Mapping[str, Any]) -> VideoRequest:
     """The request that the controls describe; what is left empty is left open. RequestError as ever."""
     stated = {name: uploaded(values[name]) for name in SPECS if name in values}
     pictures = {frame: values[name] for name, frame in PICTURES.items() if values.get(name)}
+    if compat.UNREADABLE in pictures.values():
+        raise RequestError("pictures", NO_PICTURE)
     stated["pictures"] = " | ".join(f"{frame}: {path}" for frame, path in pictures.items())
     return VideoRequest(**{name: value for name, value in stated.items() if value is not None and value != ""})
 

@@ -266,9 +266,14 @@ class Handlers:
         if path.is_dir():
             raise FilmError(f"{path.name} is a folder of pictures, and only a file can be continued from here")
         info = probe(path)
-        return {"film": str(path), "extend": True, "film_start": 0, "film_fps": 0, "fps": round(info.fps, 3),
+        return {"inputs": gr.update(open=True), "film": str(path), "extend": True, "film_start": 0, "film_fps": 0,
+                "fps": round(info.fps, 3),
                 "width": max(16, info.width // 8 * 8), "height": max(16, info.height // 8 * 8),
                 "message": show.message(f"Generate goes on where {path.name} ends; Frames says for how long.", "note")}
+
+    def forget_film(self, values: Values) -> Changes:
+        """Without an input film there is nothing to go on from."""
+        return {} if values["film"] else {"extend": False}
 
     # ---- a still picture for img2img ----
 
@@ -279,7 +284,7 @@ class Handlers:
             index = min(int((values["second"] or 0) * info.fps + 0.01), info.frames - 1)
             frame = next(islice(frames, index, None), None)
             if frame is None:
-                raise FilmError(f"{values['film']}: the film ends before frame {index}")
+                raise FilmError(f"{values['film_shown']}: the film ends before frame {index}")
         except FilmError as error:
             return {"second": -1, "message": show.message(self.library.public(str(error)))}
         return {"frame": Image.fromarray(frame), "second": values["second"] or 0, "message": ""}

@@ -7,7 +7,7 @@ import gradio as gr
 from t2v.jobs import Runner
 from t2v.ui import compat, show
 from t2v.ui.care import Care
-from t2v.ui.controls import MODEL_OWNED, PICTURES, PREFIX, SPECS, control, size_named, sizes
+from t2v.ui.controls import MODEL_OWNED, PICTURES, PREFIX, SPECS, control, picture, size_named, sizes
 from t2v.ui.handlers import FILLED, RESULTS, Handlers, Session
 from t2v.ui.library import Library
 from t2v.ui.wiring import Parts, Wiring
@@ -105,20 +105,22 @@ class Layout:
 
     def more(self) -> None:
         """What a film may start from, and what becomes of it in time and afterwards; closed until it is wanted."""
-        with gr.Accordion("Start from a picture or a film", open=False):
-            with gr.Row(elem_classes=["t2v-row"]):
+        with gr.Accordion("Start from a picture or a film", open=False) as inputs:
+            self.add("inputs", inputs)
+            with gr.Row(elem_classes=["t2v-row", "t2v-uploads"]):
                 for name, words in {"start_picture": "First frame", "end_picture": "Last frame"}.items():
                     self.hints[PREFIX + name] = "A picture that the film shows there, and that the rest goes with."
-                    self.add(name, gr.Image(type="filepath", label=words, elem_id=PREFIX + name))
+                    self.add(name, picture(name, words))
             self.field("picture_weights")
-            with gr.Row(elem_classes=["t2v-row"]):
+            with gr.Row(elem_classes=["t2v-row", "t2v-uploads"]):
                 self.field("film")
                 self.field("mask")
             self.row("strength", "film_start", "film_fps")
             self.row("fit", "extend")
         with gr.Accordion("Long films and time", open=False):
             self.row("window", "overlap")
-            self.row("noise", "transition", "jitter", "loop")
+            self.row("noise", "transition")
+            self.row("jitter", "loop")
             self.row("depth", "free_init")
         with gr.Accordion("Upscale and smooth", open=False):
             with gr.Row(elem_classes=["t2v-row"]):
@@ -212,7 +214,8 @@ def connect(parts: Parts, handlers: Handlers, library: Library) -> None:
     on(parts["dice"].click, handlers.draw_seed, [], ["seed"])
     on(parts["recycle"].click, handlers.recycle_seed, ["film_shown"], ["seed"], js=SHOWN_FILM)
     on(parts["go_on"].click, handlers.go_on, ["film_shown"],
-       ["film", "extend", "film_start", "film_fps", "fps", "width", "height"], js=SHOWN_FILM)
+       ["inputs", "film", "extend", "film_start", "film_fps", "fps", "width", "height"], js=SHOWN_FILM)
+    on(parts["film"].change, handlers.forget_film, ["film"], ["extend"])
 
     on(parts["film_file"].upload, handlers.read_settings, ["film_file", *FILLED], [*FILLED, "defaults"])
     on(parts["paste"].click, handlers.paste, FILLED, [*FILLED, "defaults"])

@@ -49,6 +49,16 @@ VALUE = """(part) => {
     return input ? input.value : part.innerText;
 }"""
 
+FRAME = """async (second) => {
+    const video = document.querySelector("#text2video_player video"), canvas = document.createElement("canvas");
+    video.pause();
+    video.currentTime = second;
+    await new Promise((done) => video.addEventListener("seeked", done, {once: true}));
+    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    return canvas.toDataURL();
+}"""
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -145,11 +155,24 @@ class Tab:
 
     def read_from(self, film: Path) -> None:
         """Uploads `film` where its settings are read, taking out first what lies there."""
-        self.unfold("film_file", "Read settings from a film")
-        chooser = self.part("film_file").locator("input[type=file]")
-        if not chooser.count():
-            self.part("film_file").get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE)).first.click()
-        chooser.first.set_input_files(film)
+        self.upload("film_file", film, "Read settings from a film")
+
+    def upload(self, name: str, file: Path, title: str) -> None:
+        """Puts `file` where files are uploaded, in the accordion called `title`; what lies there is taken out first."""
+        self.unfold(name, title)
+        if self.remover(name).count():
+            self.take_out(name)
+        self.part(name).locator("input[type=file]").first.set_input_files(file)
+        self.until(lambda: self.remover(name).count() > 0, f"{file.name} in {name}")
+
+    def take_out(self, name: str) -> None:
+        """Takes out what was uploaded."""
+        self.remover(name).first.click()
+        self.until(lambda: self.remover(name).count() == 0, f"nothing in {name}")
+
+    def remover(self, name: str) -> Locator:
+        """The button that takes out what was uploaded; there is one only where something was."""
+        return self.part(name).get_by_role("button", name=re.compile("clear|remove", re.IGNORECASE))
 
     def until(self, true: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
         """Waits until something is true of the page; what the page says meanwhile is heard."""
@@ -229,6 +252,11 @@ class Tab:
         self.until(lambda: video.count() == 1 and video.evaluate("(v) => v.readyState === 4 || v.error !== null"),
                    "a film that plays")
         return dict(video.evaluate(facts))
+
+    def frame(self, second: float) -> str:
+        """The film in the player as it looks at one moment: a PNG picture, as a data URL."""
+        self.playing()
+        return str(self.page.evaluate(FRAME, second))
 
     def show(self, index: int) -> None:
         """Clicks on a film of the strip, and waits until it is the one in the player."""

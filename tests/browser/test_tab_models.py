@@ -34,16 +34,4 @@ def test_a_lora_is_offered_changes_the_film_and_leaves_no_trace(tab: Tab, place:
 def film(tab: Tab, **values: object) -> str:
     """What a film of these settings looks like, at one moment."""
     assert tab.generate(**CIRCLE | {"loras": tab.get("loras")} | values) == "done", tab.message
-    tab.playing()
-    return str(tab.page.evaluate(PIXELS))
-
-
-PIXELS = """async () => {
-    const video = document.querySelector("#text2video_player video"), canvas = document.createElement("canvas");
-    video.pause();
-    video.currentTime = 0.3;
-    await new Promise((done) => video.addEventListener("seeked", done, {once: true}));
-    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    canvas.getContext("2d").drawImage(video, 0, 0);
-    return canvas.toDataURL();
-}"""
+    return tab.frame(0.3)
