@@ -62,6 +62,24 @@ def test_a_clip_has_the_frames_that_a_player_would_show(tmp_path: Path, format: 
     assert np.abs(np.array(levels(path, 0, fps * 2, 40)) - np.repeat(wanted, 2)).max() <= 4
 
 
+def test_a_film_that_claims_no_frames_a_second_is_read_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "film.avi"
+    container: Any
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for picture in grey(10, 60, 110, 160, size=(64, 64)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = bytearray(path.read_bytes())
+    whole, one = content.index(b"avih") + 8, content.index(b"strh") + 8
+    content[whole:whole + 4] = content[one + 24:one + 28] = bytes(4)  # microseconds a frame, and units a second
+    path.write_bytes(content)
+    info = probe(path)
+    assert (info.frames, info.fps > 0) == (4, True)
+    assert np.abs(np.array(levels(path, 0, info.fps, 4)) - [10, 60, 110, 160]).max() <= 4
+
+
 def test_a_film_of_variable_rate_is_taken_by_its_clock(tmp_path: Path) -> None:
     path = movie(tmp_path / "vfr.mkv", 6, pts=lambda n: [0, 100, 200, 1200, 1300, 2300][n])
     seen = levels(path, 0, 5, 12)
