@@ -6,7 +6,7 @@ from tests.browser.page import QUICK, Tab
 from tests.browser.places import Place
 from tests.loras import drawn, kohya
 
-# x264 makes the same file of the same frames only where they are a multiple of 128 wide (x264's fault; PNGs never differ).
+# 128 wide, because x264 makes the same file of the same frames only where they are a multiple of that; PNG always does.
 CIRCLE = QUICK | {"prompt": "a red circle moving right", "seed": 5, "width": 128}
 LAST = {"out_2": (4, 64, 3, 3)}  # the last convolution of the demo's UNet
 
