@@ -206,10 +206,11 @@ def run_serve(args: argparse.Namespace) -> int:
 
 def run_models(args: argparse.Namespace) -> int:
     """Lists every model with its folder and what it is made for, or what is wrong with it."""
-    for name, folder in catalog.find_models(Standalone(models=args.models_dir).model_folders).items():
+    folders = Standalone(models=args.models_dir).model_folders
+    for name, folder in catalog.find_models(folders).items():
         facts: dict[str, Any] = {"name": name, "folder": str(folder)}
         try:
-            facts |= catalog.describe(folder)
+            facts |= catalog.describe(folder, folders)
         except ModelError as error:
             facts["problem"] = str(error)
         print(json.dumps(facts) if args.json else "  ".join(f"{key}: {value}" for key, value in facts.items()))

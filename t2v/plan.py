@@ -47,8 +47,11 @@ class Plan:
         return given(self.request.width, "width"), given(self.request.height, "height")
 
 
-def planned(request: VideoRequest, model: Model, beside: Companions) -> Plan:
-    """RequestError for what only registries, files and the model can tell, before any work is done."""
+def planned(request: VideoRequest, model: Model, beside: Companions, found: Inputs | None = None) -> Plan:
+    """RequestError for what only registries, files and the model can tell, before any work is done.
+
+    found: the inputs, where another pass over the film has looked for them already.
+    """
     fps, factor = given(request.fps, "fps"), model.vae.factor
     plan = Plan(
         request=request,
@@ -67,7 +70,7 @@ def planned(request: VideoRequest, model: Model, beside: Companions) -> Plan:
     )
     if request.smooth_fps and request.smooth_fps <= fps:
         raise RequestError("smooth_fps", f"must be more than the {fps:g} of the film, or 0 for none in between")
-    return replace(plan, inputs=inputs(request))
+    return replace(plan, inputs=inputs(request) if found is None else found)
 
 
 def windows_of(request: VideoRequest, model: Model) -> Windows:

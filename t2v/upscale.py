@@ -40,9 +40,9 @@ def refined(plan: Plan, model: Model, beside: Companions, host: Host) -> Plan:
     overlap = min(request.overlap, max(window - 1, 0)) if request.depth else request.overlap
     larger = replace(request, width=width, height=height, strength=request.upscale_strength, window=window,
                      overlap=overlap, depth=0, free_init=0)
-    then = planned(larger, model, beside)
     kept = plan.inputs if plan.inputs.mask else replace(plan.inputs, film=None)
-    return replace(plan, then=replace(then, stage="refine", inputs=kept))
+    then = planned(larger, model, beside, kept)
+    return replace(plan, then=replace(then, stage="refine"))
 
 
 def only_enlarging(plan: Plan, host: Host) -> "ByHost | None":

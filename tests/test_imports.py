@@ -54,7 +54,8 @@ ROWS = """
     models.names
     download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt fitting video.sound video.files models.torchfile models.unet models.autoencoder models.text
-    hosts download.transfer freeinit
+    hosts download.errand freeinit
+    download.transfer
     settings extra download.planning video.smoothing
     request schedule memory watch curves weaving tokenizer preview video.base models.pickled models.layers
     models.ram models.disk models.variants

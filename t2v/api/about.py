@@ -108,23 +108,8 @@ class About(Calls):
         return await answer({"well": report.well, "text": report.text, "sections": asdict(report)["sections"]})
 
 
-class Errand(download.Watch):
-    """A download on its way, in a thread of its own."""
-
-    def __init__(self, plan: download.Plan) -> None:
-        self.plan, self.error = plan, ""
-        self.now = download.Progress("check", "", plan.begun, plan.size + plan.begun, 0.0)
-        self.thread = threading.Thread(target=self.run, name="text2video-download", daemon=True)
-        self.thread.start()
-
-    def tick(self, progress: download.Progress) -> None:
-        self.now = progress
-
-    def run(self) -> None:
-        try:
-            download.download(self.plan, self)
-        except DownloadError as error:
-            self.error = str(error)
+class Errand(download.Errand):
+    """A download, and what has become of it."""
 
     @property
     def state(self) -> str:

@@ -86,7 +86,7 @@ class Words:
         return thing(
             id=TEXT, task={"type": "string", "description": "Its name in the web UI's own progress."},
             state={"type": "string", "enum": [state.value for state in State]},
-            stage={"type": "string", "description": "load, encode, denoise or decode."},
+            stage={"type": "string", "description": "load, encode, read, denoise, enlarge, refine or decode."},
             step=COUNT, steps=COUNT, item={**COUNT, "description": "The film at hand, counted from 0."}, items=COUNT,
             progress={"type": "number", "minimum": 0, "maximum": 1},
             eta=self.optional({"type": "number", "description": "Seconds that are left."}),

@@ -8,7 +8,8 @@ place. Files that a user has there already stay as they are.
 """
 
 from t2v.download.catalogue import Known, known
+from t2v.download.errand import Errand
 from t2v.download.planning import Plan, plan
 from t2v.download.transfer import Progress, Watch, download
 
-__all__ = ["Known", "Plan", "Progress", "Watch", "download", "known", "plan"]
+__all__ = ["Errand", "Known", "Plan", "Progress", "Watch", "download", "known", "plan"]

@@ -1,9 +1,7 @@
 """What the tab does for models: a check of everything that is there, and known ones fetched when a person asks."""
 
-import threading
-
 from t2v import doctor, download
-from t2v.errors import DownloadError, T2VError
+from t2v.errors import T2VError
 from t2v.ui import show
 from t2v.ui.library import Library
 from t2v.ui.wiring import Changes, Values
@@ -11,23 +9,10 @@ from t2v.ui.wiring import Changes, Values
 PATIENCE = 0.5  # seconds between two looks at a download
 
 
-class Errand(download.Watch):
-    """A download on its way, in a thread of its own: it goes on when the page is closed."""
+class Errand(download.Errand):
+    """A download as the page shows it."""
 
-    def __init__(self, plan: download.Plan) -> None:
-        self.plan, self.error, self.looks = plan, "", 0
-        self.now = download.Progress("check", "", plan.begun, plan.size + plan.begun, 0.0)
-        self.thread = threading.Thread(target=self.run, name="text2video-download", daemon=True)
-        self.thread.start()
-
-    def tick(self, progress: download.Progress) -> None:
-        self.now = progress
-
-    def run(self) -> None:
-        try:
-            download.download(self.plan, self)
-        except DownloadError as error:
-            self.error = str(error)
+    looks = 0
 
     @property
     def bar(self) -> str:
