@@ -58,8 +58,8 @@ ROWS = """
     download.transfer
     settings extra download.planning video.smoothing
     request schedule memory watch curves weaving tokenizer preview video.base models.pickled models.layers
-    models.ram models.disk models.variants
-    download.hub download.catalogue
+    models.ram models.disk models.variants models.fused
+    download.hub download.catalogue models.kernels
     errors
     client api
 """
@@ -71,7 +71,7 @@ HOMES = {
     "modules": "hosts", "backend": "hosts", "ldm_patched": "hosts", "launch": "hosts",
     "gradio": "ui", "fastapi": "api", "argparse": "cli", "tqdm": "cli",
     "huggingface_hub": "download", "filelock": "download",
-    "av": "video", "omegaconf": "models", "safetensors": "models",
+    "av": "video", "omegaconf": "models", "safetensors": "models", "triton": "models",
     "pydantic": "", "diffusers": "", "transformers": "", "modelscope": "", "tests": "", "training": "",
     "benchmarks": "",
 }
