@@ -17,21 +17,26 @@ from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
+NOTHING = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")  # memory, and no kernel
 
 
 class Footprint(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made in its `with` block, `known` ones left out."""
+    """Counts the bytes of all tensors that are made in its `with` block, `known` ones left out, and the operations that
+    compute something: those are the kernels that a GPU launches, at least."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.kernels = 0
         self.alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self.meet(tensor.untyped_storage())
+        made = [tensor.untyped_storage() for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        given = {tensor.untyped_storage()._cdata for tensor in tree_leaves(args) if isinstance(tensor, Tensor)}
+        computes = func._schema.is_mutable or any(storage._cdata not in given for storage in made)
+        self.kernels += computes and func._schema.name not in NOTHING
+        for storage in made:
+            self.meet(storage)
         self.peak = max(self.peak, self.now)
         return result
 
@@ -60,16 +65,27 @@ class AsOnDevice(TorchFunctionMode):
             return aten.contiguous(*args)
         if name == "__getitem__":
             return indexed(*args)
+        if name == "__setitem__":
+            return aten.copy_(indexed(*args[:2]), args[2])
         return func(*args, **kwargs)
 
 
 def indexed(x: Tensor, index: Any) -> Tensor:
-    """x[index] for whole axes, new axes and slices."""
-    for axis, part in enumerate(index if isinstance(index, tuple) else (index,)):
+    """x[index] for whole axes, new axes, numbers, slices and the dots."""
+    index = index if isinstance(index, tuple) else (index,)
+    if ... in index:
+        dots = index.index(...)
+        index = (*index[:dots], *[slice(None)] * (x.ndim - len(index) + 1), *index[dots + 1 :])
+    axis = 0
+    for part in index:
+        if isinstance(part, int):
+            x = aten.select(x, axis, part)
+            continue
         if part is None:
             x = x.unsqueeze(axis)
         elif part != slice(None):
             x = aten.slice(x, axis, part.start, part.stop)
+        axis += 1
     return x
 
 

@@ -6,10 +6,14 @@ activations are laid out `b f h w c`, channels last: a linear layer sees rows, a
 `(b f) c h w` and a temporal one `b c f (h w)`, all of them views of the same memory.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from t2v.models import fused
 
 MAX_ROWS = 65_535  # rows x heads that CUDA's attention kernels take in one launch
 
@@ -51,27 +55,38 @@ class GroupNorm(nn.GroupNorm):
 
 
 class FrameNorm(GroupNorm):
-    """GroupNorm of each frame by itself, `b f h w c`."""
+    """GroupNorm of each frame by itself, `b f h w c`; with `silu`, SiLU of that."""
+
+    def __init__(self, channels: int, eps: float = 1e-5, silu: bool = False) -> None:
+        super().__init__(channels, eps)
+        self.silu = silu
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = super().forward(rearrange(x, "b f h w c -> (b f) c h w"))
-        return rearrange(normed, "(b f) c h w -> b f h w c", f=x.shape[1])
+        return self.normed(rearrange(x, "b f h w c -> (b f) (h w) c")).view_as(x)
+
+    def normed(self, rows: Tensor) -> Tensor:
+        """Every sample of `rows`, n p c, over all its positions p and the channels of a group."""
+        assert self.weight is not None
+        return fused.norm_silu(rows, self.weight, self.bias, self.num_groups, self.eps, self.silu)
 
 
-class ClipNorm(GroupNorm):
+class ClipNorm(FrameNorm):
     """GroupNorm over all frames of a clip, `b f h w c`; frames may therefore never be normalised in parts."""
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = super().forward(rearrange(x, "b f h w c -> b c f (h w)"))
-        return rearrange(normed, "b c f (h w) -> b f h w c", h=x.shape[2])
+        return self.normed(rearrange(x, "b f h w c -> b (f h w) c")).view_as(x)
 
 
 class FrameConv(Conv2d):
-    """Spatial convolution of every frame, `b f h w c`."""
+    """Spatial convolution of every frame, `b f h w c`; `shift` b c, or 1 c, is added to what its bias adds."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(rearrange(x, "b f h w c -> (b f) c h w"))
-        return rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        bias = like(self.bias, x)
+        if shift is not None and bias is not None:
+            bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
+        y = self._conv_forward(rearrange(x, "b f h w c -> (b f) c h w"), self.weight.to(x.device, x.dtype), bias)
+        y = rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
+        return y if shift is None else y + shift[:, None, None, None]
 
 
 class TimeConv(nn.Conv3d):
@@ -87,6 +102,39 @@ class TimeConv(nn.Conv3d):
         weight = self.weight.to(x.device, x.dtype).squeeze(-1)
         y = F.conv2d(rearrange(x, "b f h w c -> b c f (h w)"), weight, like(self.bias, x), padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
+
+
+def plus(y: Tensor, x: Tensor) -> Tensor:
+    """x + y in the memory of y, which nobody else may need; elsewhere while gradients are recorded.
+
+    y may be of more films than x, which is then added to each of them.
+    """
+    return x + y if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad) else y.add_(x)
+
+
+def together(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
+    """What several `Linear` layers make of the same x: in one product if their weights lie side by side in memory."""
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    weight, bias = side_by_side([layer.weight for layer in layers]), side_by_side(biases)
+    if weight is None or (bias is None and biases):
+        return tuple(layer(x) for layer in layers)
+    y = F.linear(x, weight.to(x.device, x.dtype), like(bias, x))
+    return y.split([layer.out_features for layer in layers], dim=-1)
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor | None:
+    """Tensors that differ in nothing but their first axis, as the one that they are in memory; None if they are not."""
+    if not parts:
+        return None
+    first, end = parts[0], parts[0].storage_offset()
+    memory = first.untyped_storage()._cdata
+    for part in parts:
+        if part.untyped_storage()._cdata != memory or part.storage_offset() != end or not part.is_contiguous():
+            return None
+        if part.dtype != first.dtype or part.shape[1:] != first.shape[1:]:
+            return None
+        end += part.numel()
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:

@@ -6,10 +6,15 @@ weights, `temopral_conv` (sic) included, so a state dict loads as it is.
 
 Inside, activations are `b f h w c`: batch, frames, height, width, channels. Nothing here knows the position of
 a frame (only the zero padding of the temporal convolutions tells the ends), so any number of frames runs.
+
+What makes it lean, all of it exact: no tensor is ever laid out anew; what depends on the text alone, or on the
+timestep alone, is computed once and for all layers; a film that is told two things, as guidance does, is one film up
+to the layer where the text is first asked; and whatever works frame by frame, or position by position, can do so in
+parts (`at_once`), so that a layer never needs much more memory than what goes into it and comes out.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +22,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend
+from t2v.models import fused
+from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend, plus, together
+
+Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,31 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """A text, and what every spatial transformer makes of it whatever the film looks like: keys and values.
+
+    A text that changes from frame to frame has none kept, they would be many; layers make them as they go.
+    """
+
+    context: Tensor  # b n d | b f n d
+    keys: Mapping[nn.Module, Keys]
+
+    def of(self, attention: "Attention", film: slice = ALL, frames: slice = ALL) -> Keys:
+        """Keys and values for an attention in some films and frames."""
+        if attention in self.keys:
+            k, v = self.keys[attention]
+            return k[film], v[film]
+        return attention.keys(self.context[film, frames])
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """What every layer is told beside the activations."""
 
-    emb: Tensor  # b e         embedding of the timestep
-    context: Tensor  # b n d | b f n d   text, for the clip or for each frame
+    shifts: Mapping[nn.Module, Tensor]  # b c   what the timestep adds in each residual block; b is 1 if all share it
+    text: Heard
     size: tuple[int, int]  # h w         of the latents, where the decoder has to arrive again
+    at_once: float  # numbers that a layer may hold at a time, beside what goes in and comes out
 
 
 class UNet3D(nn.Module):
@@ -59,17 +87,17 @@ class UNet3D(nn.Module):
             self.fps_embedding = nn.Sequential(Linear(config.dim, embed_dim), nn.SiLU(), Linear(embed_dim, embed_dim))
 
         width, skips = config.dim, [config.dim]
-        self.input_blocks = nn.ModuleList([Block(*self._stem())])
+        self.input_blocks = nn.ModuleList([Block(self._stem())])
         for level, dim in enumerate(dims):
             for _ in range(config.res_blocks):
-                self.input_blocks.append(Block(*self._stage(width, dim, level)))
+                self.input_blocks.append(Block(self._stage(width, dim, level)))
                 skips.append(width := dim)
             if level < len(dims) - 1:
                 self.input_blocks.append(Downsample(dim))
                 skips.append(dim)
 
         self.middle_block = Block(
-            ResBlock(width, width, embed_dim), *self._transformers(width), ResBlock(width, width, embed_dim))
+            [ResBlock(width, width, embed_dim), *self._transformers(width), ResBlock(width, width, embed_dim)])
 
         self.output_blocks = nn.ModuleList()
         for level, dim in reversed(list(enumerate(dims))):
@@ -77,10 +105,11 @@ class UNet3D(nn.Module):
                 layers = self._stage(width + skips.pop(), dim, level)
                 if level and index == config.res_blocks:
                     layers.append(Upsample(dim, level - 1))
-                self.output_blocks.append(Block(*layers))
+                self.output_blocks.append(Block(layers))
                 width = dim
 
-        self.out = nn.Sequential(FrameNorm(width), nn.SiLU(), FrameConv(width, config.out_dim, 3, padding=1))
+        conv = FrameConv(width, config.out_dim, 3, padding=1)
+        self.out = nn.Sequential(FrameNorm(width, silu=True), nn.Identity(), conv)  # the second was SiLU
 
     def _stem(self) -> "Iterator[nn.Module]":
         config = self.config
@@ -98,21 +127,47 @@ class UNet3D(nn.Module):
         if config.temporal_attention:
             yield TemporalTransformer(dim, dim // config.head_dim, config.head_dim)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        """`x` b c f h w, any f, h and w; `timestep` b, may be fractional; `context` b n d or, per frame, b f n d."""
-        emb = self.time_embed(sinusoidal(timestep, self.config.dim).to(x.dtype))
-        if self.config.fps:
-            rate = torch.full_like(timestep, self.config.fps, dtype=torch.float32)
-            emb = emb + self.fps_embedding(sinusoidal(rate, self.config.dim).to(x.dtype))
-        cond = Conditioning(emb, context.to(x.dtype), (x.shape[-2], x.shape[-1]))
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor | Heard, at_once: float = math.inf) -> Tensor:
+        """`x` b c f h w, any f, h and w; `timestep` b, may be fractional; `context` b n d or, per frame, b f n d.
+
+        A single film may be told several things: with b = 1 in `x` and more in `context`, there is an answer to each.
+        at_once: numbers that a layer may hold at a time beside what goes in and comes out; less is slower.
+        """
+        text = context if isinstance(context, Heard) else self.heard(context.to(x.dtype))
+        cond = Conditioning(self.shifts(timestep, x.dtype), text, (x.shape[-2], x.shape[-1]), at_once)
         x = rearrange(x, "b c f h w -> b f h w c")
         skips = []
         for block in self.input_blocks:
-            skips.append(x := block(x, cond))
-        x = self.middle_block(x, cond)
+            for layer in layers(block):
+                x = layer(x, cond)
+            skips.append(x)
+        for layer in layers(self.middle_block):
+            x = layer(x, cond)
         for block in self.output_blocks:
-            x = block(torch.cat([x, skips.pop()], dim=-1), cond)
+            x = joined(x, skips.pop())
+            for layer in layers(block):
+                x = layer(x, cond)
         return rearrange(self.out(x), "b f h w c -> b c f h w")
+
+    def heard(self, context: Tensor) -> Heard:
+        """`context` b n d, or b f n d, with what can be made of it once and for all steps."""
+        told = (layer for layer in self.modules() if isinstance(layer, SpatialBlock))
+        return Heard(context, {layer.attn2: layer.attn2.keys(context) for layer in told} if context.ndim == 3 else {})
+
+    def shifts(self, timestep: Tensor, dtype: torch.dtype) -> dict[nn.Module, Tensor]:
+        """What the timestep (b) adds in each residual block, b c."""
+        emb = self.time_embed(sinusoidal(timestep, self.config.dim).to(dtype))
+        if self.config.fps:
+            rate = torch.full_like(timestep, self.config.fps, dtype=torch.float32)
+            emb = emb + self.fps_embedding(sinusoidal(rate, self.config.dim).to(dtype))
+        blocks = [layer for layer in self.modules() if isinstance(layer, ResBlock)]
+        told = [layer for block in blocks for layer in block.emb_layers if isinstance(layer, Linear)]
+        return dict(zip(blocks, together(F.silu(emb), told), strict=True))
+
+
+def joined(x: Tensor, skip: Tensor) -> Tensor:
+    """Activations and those of the encoder side by side; the latter may be of before the text was asked."""
+    return torch.cat([x, skip.expand(len(x), *skip.shape[1:])], dim=-1)
 
 
 def sinusoidal(timestep: Tensor, dim: int) -> Tensor:
@@ -122,13 +177,14 @@ def sinusoidal(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class Block(nn.Sequential):
-    """Layers one after the other, each told the same conditioning."""
+class Block(nn.ModuleList):
+    """Layers one after the other, each told the same conditioning. The network walks them, so that nobody holds on to
+    what one layer has given to the next."""
 
-    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:  # type: ignore[override]
-        for layer in self:
-            x = layer(x, cond)
-        return x
+
+def layers(block: nn.Module) -> Iterable[nn.Module]:
+    """The layers of a block; what is none stands for itself."""
+    return block if isinstance(block, Block) else (block,)
 
 
 class Stem(FrameConv):
@@ -168,17 +224,24 @@ class ResBlock(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, embed_dim: int) -> None:
         super().__init__()
+        self.width = 2 * dim_in + 3 * dim  # numbers that a position holds at most, between x and the result
         conv = FrameConv(dim_in, dim, 3, padding=1)
-        self.in_layers = nn.Sequential(FrameNorm(dim_in), nn.SiLU(), conv)
-        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(embed_dim, dim))
+        self.in_layers = nn.ModuleList([FrameNorm(dim_in, silu=True), nn.Identity(), conv])  # the second was SiLU
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(embed_dim, dim))  # UNet3D.shifts
         conv = FrameConv(dim, dim, 3, padding=1)
-        self.out_layers = nn.Sequential(FrameNorm(dim), nn.SiLU(), nn.Identity(), conv)  # the third was dropout
+        self.out_layers = nn.Sequential(FrameNorm(dim, silu=True), nn.Identity(), nn.Identity(), conv)  # SiLU, dropout
         self.skip_connection = FrameConv(dim_in, dim, 1) if dim_in != dim else nn.Identity()
         self.temopral_conv = TemporalConvs(dim)
 
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
-        h = self.in_layers(x) + self.emb_layers(cond.emb)[:, None, None, None]
-        return self.temopral_conv(self.skip_connection(x) + self.out_layers(h))
+        norm, _, conv = self.in_layers
+        shift = cond.shifts[self]
+
+        def space(x: Tensor, film: slice, _frames: slice) -> Tensor:
+            h = conv(norm(x), shift if len(shift) == 1 else shift[film])
+            return plus(self.out_layers(h), self.skip_connection(x))
+
+        return self.temopral_conv(in_frames(space, x, len(x), cond.at_once / self.width))
 
 
 class TemporalConvs(nn.Module):
@@ -186,13 +249,17 @@ class TemporalConvs(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(ClipNorm(dim), nn.SiLU(), TimeConv(dim))
-        self.conv2 = nn.Sequential(ClipNorm(dim), nn.SiLU(), nn.Identity(), TimeConv(dim))
-        self.conv3 = nn.Sequential(ClipNorm(dim), nn.SiLU(), nn.Identity(), TimeConv(dim))
-        self.conv4 = nn.Sequential(ClipNorm(dim), nn.SiLU(), nn.Identity(), TimeConv(dim))
+        self.conv1 = nn.ModuleList([ClipNorm(dim, silu=True), nn.Identity(), TimeConv(dim)])  # the second was SiLU
+        self.conv2 = nn.ModuleList([ClipNorm(dim, silu=True), nn.Identity(), nn.Identity(), TimeConv(dim)])  # dropout
+        self.conv3 = nn.ModuleList([ClipNorm(dim, silu=True), nn.Identity(), nn.Identity(), TimeConv(dim)])
+        self.conv4 = nn.ModuleList([ClipNorm(dim, silu=True), nn.Identity(), nn.Identity(), TimeConv(dim)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
+        h = x
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            h = conv[0](h)  # so that what it was made from is gone before
+            h = conv[-1](h)
+        return plus(h, x)
 
 
 class SpatialTransformer(nn.Module):
@@ -200,16 +267,21 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, dim: int, head_dim: int, context_dim: int) -> None:
         super().__init__()
+        self.width = TRANSFORMER * dim
         self.norm = FrameNorm(dim, eps=1e-6)
         self.proj_in = Linear(dim, dim)
         self.transformer_blocks = nn.ModuleList([SpatialBlock(dim, dim // head_dim, head_dim, context_dim)])
         self.proj_out = Linear(dim, dim)
 
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
-        h = self.proj_in(self.norm(x))
-        for block in self.transformer_blocks:
-            h = block(h, cond.context)
-        return x + self.proj_out(h)
+        def part(x: Tensor, film: slice, frames: slice) -> Tensor:
+            h = self.proj_in(self.norm(x))
+            for block in self.transformer_blocks:
+                assert isinstance(block, SpatialBlock)
+                h = block(h, cond.text.of(block.attn2, film, frames))
+            return self.proj_out(h)
+
+        return plus(in_frames(part, x, max(len(x), len(cond.text.context)), cond.at_once / self.width), x)
 
 
 class TemporalTransformer(nn.Module):
@@ -218,16 +290,54 @@ class TemporalTransformer(nn.Module):
     def __init__(self, dim: int, heads: int, head_dim: int) -> None:
         super().__init__()
         inner = heads * head_dim
+        self.width = TRANSFORMER * inner
         self.norm = ClipNorm(dim, eps=1e-6)
         self.proj_in = Pointwise(dim, inner, 1)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(inner, heads, head_dim)])
         self.proj_out = Pointwise(inner, dim, 1)
 
-    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:  # noqa: ARG002
-        h = self.proj_in(self.norm(x))
-        for block in self.transformer_blocks:
-            h = block(h)
-        return x + self.proj_out(h)
+    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
+        def part(h: Tensor) -> Tensor:
+            h = self.proj_in(h)
+            for block in self.transformer_blocks:
+                h = block(h)
+            return self.proj_out(h)
+
+        return plus(in_places(part, self.norm(x), cond.at_once / self.width), x)
+
+
+TRANSFORMER = 16  # widths that a position holds in a transformer at most, of which GEGLU's projection and result are 12
+
+
+def in_frames(part: Callable[[Tensor, slice, slice], Tensor], x: Tensor, films: int, positions: float) -> Tensor:
+    """`part(x, film, frames)` of all `x` b f h w c or, where that has more than so many `positions`, of some frames of
+    a film after the other. There may be more `films` than are in x, which is then the same for all."""
+    _, count, height, width, _ = x.shape
+    if films * count * height * width <= positions:
+        return part(x, ALL, ALL)
+    some, result = max(1, int(positions / (height * width))), x.new_empty(0)
+    for number in range(films):
+        film = slice(number, number + 1)
+        for start in range(0, count, some):
+            frames = slice(start, start + some)
+            made = part((x if len(x) == 1 else x[film])[:, frames], film, frames)
+            if not len(result):
+                result = made.new_empty(films, count, *made.shape[2:])
+            result[film, frames] = made
+    return result
+
+
+def in_places(part: Callable[[Tensor], Tensor], x: Tensor, positions: float) -> Tensor:
+    """`part(x)` of all `x` b f h w c or, where that has more than so many `positions`, of some places after the other,
+    in all frames and films."""
+    films, count, height, width, _ = x.shape
+    if films * count * height * width <= positions:
+        return part(x)
+    places, result = rearrange(x, "b f h w c -> b f 1 (h w) c"), torch.empty_like(x)
+    some, flat = max(1, int(positions / (films * count))), rearrange(result, "b f h w c -> b f 1 (h w) c")
+    for start in range(0, height * width, some):
+        flat[..., start : start + some, :] = part(places[..., start : start + some, :])
+    return result
 
 
 class Pointwise(nn.Conv1d):
@@ -250,10 +360,10 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialBlock(TransformerBlock):
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.attn1.space(self.norm1(x))
-        x = x + self.attn2.text(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+    def forward(self, x: Tensor, text: Keys) -> Tensor:
+        x = plus(self.attn1.space(self.norm1(x)), x)
+        x = plus(self.attn2.text(self.norm2(x), text), x)
+        return plus(self.ff(self.norm3(x)), x)
 
 
 class TemporalBlock(TransformerBlock):
@@ -261,9 +371,9 @@ class TemporalBlock(TransformerBlock):
         super().__init__(dim, heads, head_dim, context_dim=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn1.time(self.norm1(x))
-        x = x + self.attn2.time(self.norm2(x))
-        return x + self.ff(self.norm3(x))
+        x = plus(self.attn1.time(self.norm1(x)), x)
+        x = plus(self.attn2.time(self.norm2(x)), x)
+        return plus(self.ff(self.norm3(x)), x)
 
 
 class Attention(nn.Module):
@@ -280,25 +390,34 @@ class Attention(nn.Module):
 
     def space(self, x: Tensor) -> Tensor:
         """Within each frame."""
-        return self._attend(x, x, "b f h w (a d) -> (b f) a (h w) d", "b f h w (a d) -> (b f) a (h w) d")
+        _, f, h, *_ = x.shape
+        q, k, v = (rearrange(each, "b f h w (a d) -> (b f) a (h w) d", a=self.heads) for each in self.all(x))
+        return self.to_out(rearrange(attend(q, k, v), "(b f) a (h w) d -> b f h w (a d)", f=f, h=h))
 
     def time(self, x: Tensor) -> Tensor:
-        """Along the frames of each position."""
-        return self._attend(x, x, "b f h w (a d) -> (b h w) a f d", "b f h w (a d) -> (b h w) a f d")
+        """Along the frames of each position; film by film, for only so the positions are a view."""
+        h, qkv = x.shape[2], (rearrange(each, "b f h w (a d) -> b (h w) a f d", a=self.heads) for each in self.all(x))
+        seen = [rearrange(attend(*film), "(h w) a f d -> f h w (a d)", h=h) for film in zip(*qkv, strict=True)]
+        return self.to_out(torch.stack(seen) if len(seen) > 1 else seen[0][None])
 
-    def text(self, x: Tensor, context: Tensor) -> Tensor:
-        """At the text: `context` b n d of the whole clip, never repeated per frame, or b f n d of each frame."""
-        if context.ndim == 3:
-            return self._attend(x, context, "b f h w (a d) -> b a (f h w) d", "b n (a d) -> b a n d")
-        return self._attend(x, context, "b f h w (a d) -> (b f) a (h w) d", "b f n (a d) -> (b f) a n d")
+    def all(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of `x`, in one product."""
+        return together(x, [self.to_q, self.to_k, self.to_v])
 
-    def _attend(self, x: Tensor, context: Tensor, queries: str, keys: str) -> Tensor:
-        q = rearrange(self.to_q(x), queries, a=self.heads)
-        k = rearrange(self.to_k(context), keys, a=self.heads)
-        v = rearrange(self.to_v(context), keys, a=self.heads)
-        left, right = queries.split(" -> ")
-        b, f, h, w, _ = x.shape
-        return self.to_out(rearrange(attend(q, k, v), f"{right} -> {left}", b=b, f=f, h=h, w=w))
+    def text(self, x: Tensor, keys: Keys) -> Tensor:
+        """At the text: keys b n (a d) of the whole clip, never repeated per frame, or b f n (a d) of each frame."""
+        (_, f, h, *_), q = x.shape, self.to_q(x).expand(len(keys[0]), -1, -1, -1, -1)
+        if keys[0].ndim == 3:
+            q = rearrange(q, "b f h w (a d) -> b a (f h w) d", a=self.heads)
+            k, v = (rearrange(each, "b n (a d) -> b a n d", a=self.heads) for each in keys)
+            return self.to_out(rearrange(attend(q, k, v), "b a (f h w) d -> b f h w (a d)", f=f, h=h))
+        q = rearrange(q, "b f h w (a d) -> (b f) a (h w) d", a=self.heads)
+        k, v = (rearrange(each, "b f n (a d) -> (b f) a n d", a=self.heads) for each in keys)
+        return self.to_out(rearrange(attend(q, k, v), "(b f) a (h w) d -> b f h w (a d)", f=f, h=h))
+
+    def keys(self, context: Tensor) -> Keys:
+        """Keys and values of a text, `... n d -> ... n (a d)`."""
+        return self.to_k(context), self.to_v(context)
 
 
 class FeedForward(nn.Module):
@@ -320,5 +439,4 @@ class GEGLU(nn.Module):
         self.proj = Linear(dim, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return fused.geglu(self.proj(x))
