@@ -22,7 +22,7 @@ from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
 from t2v.models import catalog
 from t2v.models.assembly import weights
-from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers
 from t2v.models.checkpoint import blank
 from t2v.models.configuration import Defaults
 from t2v.models.contents import contents, size_of
@@ -52,7 +52,7 @@ class Sizes:
     text: int
     unet_file: int  # bytes, for the CPU
     per_latent: float  # in the UNet, for each latent of each frame
-    per_pixel: float  # in the autoencoder's decoder, for each pixel of one frame
+    autoencoder: AutoencoderConfig
     factor: int  # pixels a latent is wide
 
 
@@ -133,9 +133,9 @@ def need_with(sizes: Sizes, request: VideoRequest, host: Host) -> Need | None:
     film = request.filled(sizes.defaults)
     if film.frames is None or film.height is None or film.width is None:
         return None
-    pixels = round(film.height * film.width * film.upscale**2)  # of the second pass, where there is one
-    latents = frames_at_once(film, film.frames) * pixels // sizes.factor**2
-    return max(stages(sizes, latents, pixels, host), key=lambda stage: stage.device)
+    size = round(film.height * film.upscale), round(film.width * film.upscale)  # of the second pass, where there is one
+    latents = frames_at_once(film, film.frames) * size[0] * size[1] // sizes.factor**2
+    return max(stages(sizes, latents, size, host), key=lambda stage: stage.device)
 
 
 def frames_at_once(film: VideoRequest, frames: int) -> int:
@@ -144,7 +144,7 @@ def frames_at_once(film: VideoRequest, frames: int) -> int:
     return min(whole, film.window or whole)
 
 
-def stages(sizes: Sizes, latents: int, pixels: int, host: Host) -> list[Need]:
+def stages(sizes: Sizes, latents: int, size: tuple[int, int], host: Host) -> list[Need]:
     """UNet, autoencoder and text tower at work; 77 words are next to nothing beside the weights of the tower."""
     bytes_each, vae_bytes_each = host.dtype.itemsize, host.vae_dtype.itemsize
     weights = [sizes.unet * bytes_each, sizes.vae * vae_bytes_each, sizes.text * bytes_each]
@@ -152,7 +152,8 @@ def stages(sizes: Sizes, latents: int, pixels: int, host: Host) -> list[Need]:
         weights[0] = min(weights[0], sizes.unet_file)
     elif host.settings.keep == "device":
         weights = [sum(weights)] * len(weights)
-    alive = [sizes.per_latent * latents * bytes_each, sizes.per_pixel * pixels * vae_bytes_each, 0]
+    picture = decoder_numbers(sizes.autoencoder, size, host.vae_dtype)
+    alive = [sizes.per_latent * latents * bytes_each, picture * vae_bytes_each, 0]
     return [Need(held + round(more), held) for held, more in zip(weights, alive, strict=True)]
 
 
@@ -174,7 +175,7 @@ def published_sizes() -> Sizes:
 def sizes(networks: tuple[UNet3D, AutoencoderKL, TextTower], unet_file: int, defaults: Mapping[str, Any]) -> Sizes:
     unet, vae, text = networks
     return Sizes(defaults, count(unet), count(vae), count(text), unet_file, unet_numbers(unet.config),
-                 decoder_numbers(vae.config), vae.factor)
+                 vae.config, vae.factor)
 
 
 def count(network: nn.Module) -> int:
@@ -200,10 +201,3 @@ def level_numbers(config: UNetConfig, level: int) -> float:
     attends = 0.5**level in config.attn_scales
     layer = TRANSFORMER * dim if attends else max(2 * (below + dim), 5 * dim)
     return waiting + (2 * below + dim + layer) / 4**level
-
-
-def decoder_numbers(config: AutoencoderConfig) -> float:
-    """Numbers alive at once in the decoder for each pixel: three of a residual block's input, or five of its result."""
-    dims = [config.ch * mult for mult in config.ch_mult]
-    before = [*dims[1:], dims[-1]]
-    return max(max(3 * wide, 5 * dim) / 4**level for level, (wide, dim) in enumerate(zip(before, dims, strict=True)))

@@ -54,11 +54,11 @@ ROWS = """
     models.names
     download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt fitting video.sound video.files models.torchfile models.unet models.autoencoder models.text
-    hosts download.errand freeinit
+    hosts download.errand freeinit models.strips
     download.transfer
     settings extra download.planning video.smoothing
     request schedule memory watch curves weaving tokenizer preview video.base models.pickled models.layers
-    models.ram models.disk models.variants models.fused
+    models.ram models.disk models.variants models.fused models.tiles
     download.hub download.catalogue models.kernels
     errors
     client api

@@ -5,11 +5,16 @@ The autoencoder of Stable Diffusion, as the file VQGAN_autoencoder.pth holds it;
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.models.layers import Conv2d, GroupNorm, attend
+from t2v.models.strips import WHOLE, Strips, active, convolved, cut, halved, rows_of, sized, whole
+from t2v.models.tiles import spans, tiled
+
+SCORES = 2**24  # of queries with keys, at once
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,18 @@ class AutoencoderKL(nn.Module):
         mean, logvar = self.quant_conv(self.encoder(frames)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """`frames` b 3 h w in -1..1 to their most likely latents, b c h/8 w/8."""
-        return self.moments(frames)[0] * self.config.scale_factor
+    def encode(self, frames: Tensor, tile: int = 0) -> Tensor:
+        """`frames` b 3 h w in -1..1 to their most likely latents, b c h/8 w/8.
 
-    def decode(self, latents: Tensor) -> Tensor:
+        With a `tile`, both ways go by square tiles of so many latents, where the picture is larger; nearly the same.
+        """
+        means = tiled(lambda part: self.moments(part)[0], frames, tile, before=self.factor, after=1)
+        return means * self.config.scale_factor
+
+    def decode(self, latents: Tensor, tile: int = 0) -> Tensor:
         """`latents` b c h/8 w/8 to frames b 3 h w, about -1..1."""
-        return self.decoder(self.post_quant_conv(latents / self.config.scale_factor))
+        z = latents / self.config.scale_factor
+        return tiled(lambda part: self.decoder(self.post_quant_conv(part)), z, tile, before=1, after=self.factor)
 
 
 class Encoder(nn.Module):
@@ -71,10 +81,11 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(dims[-1], 2 * config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        strips = list(convolved(self.conv_in, sized([x], self.conv_in.out_channels), nn.Identity()))
         for stage in self.down:
-            x = stage(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+            strips = stage(strips)
+        strips = self.mid(strips)
+        return whole(list(convolved(self.conv_out, strips, active(self.norm_out, strips))))
 
 
 class Decoder(nn.Module):
@@ -94,10 +105,10 @@ class Decoder(nn.Module):
         self.conv_out = Conv2d(dims[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
+        strips = self.mid([self.conv_in(z)])
         for stage in reversed(self.up):
-            x = stage(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            strips = stage(strips)
+        return whole(list(convolved(self.conv_out, strips, active(self.norm_out, strips))))
 
 
 class Level(nn.Module):
@@ -105,11 +116,13 @@ class Level(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, blocks: int) -> None:
         super().__init__()
+        self.widest = max(dim_in, dim)
         self.block = nn.ModuleList(ResBlock(dim if i else dim_in, dim) for i in range(blocks))
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Strips) -> Strips:
+        x = sized(x, self.widest)
         for block in self.block:
             x = block(x)
         return self.upsample(self.downsample(x))
@@ -120,8 +133,8 @@ class Middle(nn.Module):
         super().__init__()
         self.block_1, self.attn_1, self.block_2 = ResBlock(dim, dim), Attention(dim), ResBlock(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+    def forward(self, x: Strips) -> Strips:
+        return self.block_2([self.attn_1(whole(self.block_1(x)))])
 
 
 class ResBlock(nn.Module):
@@ -131,13 +144,15 @@ class ResBlock(nn.Module):
         self.norm2, self.conv2 = GroupNorm(dim, eps=1e-6), Conv2d(dim, dim, 3, padding=1)
         self.nin_shortcut: nn.Module = Conv2d(dim_in, dim, 1) if dim_in != dim else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x: Strips) -> Strips:
+        past: Strips = []
+        h = list(convolved(self.conv1, x, active(self.norm1, x), lambda strip: past.append(self.nin_shortcut(strip))))
+        return [strip.add_(past.pop(0)) for strip in convolved(self.conv2, h, active(self.norm2, h))]
 
 
 class Attention(nn.Module):
-    """One head over all positions."""
+    """One head over all positions, some queries at a time: not every device has a kernel for a head so wide, and
+    without one the scores of all pairs of positions are there at once."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -147,8 +162,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (rearrange(to(h), "b c h w -> b 1 (h w) c") for to in (self.q, self.k, self.v))
-        return x + self.proj_out(rearrange(attend(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2]))
+        # The kernels that do without the scores want the numbers of a position side by side.
+        q, k, v = (rearrange(to(h), "b c h w -> b 1 (h w) c").contiguous() for to in (self.q, self.k, self.v))
+        del h
+        queries = max(1, SCORES // (len(x) * k.shape[2]))
+        y = torch.cat([attend(part, k, v) for part in q.split(queries, dim=2)], dim=2)
+        del q, k, v
+        return self.proj_out(rearrange(y, "b 1 (h w) c -> b c h w", h=x.shape[2])).add_(x)
 
 
 class Downsample(nn.Module):
@@ -156,8 +176,8 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = Conv2d(dim, dim, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    def forward(self, x: Strips) -> Strips:
+        return list(halved(self.conv, x))
 
 
 class Upsample(nn.Module):
@@ -165,5 +185,57 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0))
+    def forward(self, x: Strips) -> Strips:
+        height, (b, dim, _, width) = sum(strip.shape[2] for strip in x), x[0].shape
+        strips = cut(x, rows_of(b * dim, 2 * height, 2 * width) // 2)
+        return list(convolved(self.conv, strips, lambda rows: F.interpolate(rows, scale_factor=2.0)))
+
+
+# ---- how many numbers are alive at once while a picture is made; the tests count every tensor ----
+
+Size = tuple[int, int]  # height and width of a picture, in pixels
+
+
+def decoder_numbers(config: AutoencoderConfig, size: Size, dtype: torch.dtype, tile: int = 0) -> float:
+    """Numbers alive in `decode` at its peak, each of `dtype`, for one picture that will be of this size."""
+    dims = [config.ch * mult for mult in config.ch_mult]
+    (height, width), around = parts_of(config, size, tile)
+    levels = [max(block_numbers(before, dim, height >> level, width >> level, dtype),
+                  2.25 * before * min(height * width >> 2 * level, WHOLE / before))
+              for level, (before, dim) in enumerate(zip([*dims[1:], dims[-1]], dims, strict=True))]
+    return around + max(*levels, middle_numbers(config, height, width))
+
+
+def encoder_numbers(config: AutoencoderConfig, size: Size, dtype: torch.dtype, tile: int = 0) -> float:
+    """The same in `encode`, the picture itself included."""
+    dims = [config.ch * mult for mult in config.ch_mult]
+    (height, width), _ = parts_of(config, size, tile)
+    levels = [block_numbers(before, dim, height >> level, width >> level, dtype)
+              for level, (before, dim) in enumerate(zip([config.ch, *dims], dims, strict=False))]
+    return 3 * size[0] * size[1] + max(*levels, middle_numbers(config, height, width))
+
+
+def parts_of(config: AutoencoderConfig, size: Size, tile: int) -> tuple[Size, int]:
+    """The size of what is computed at once, and how many numbers there are in the result and its row of tiles."""
+    factor = 2 ** (len(config.ch_mult) - 1)
+    latents = size[0] // factor, size[1] // factor
+    height, width = ((end - start) * factor for start, end in (spans(side, tile)[0] for side in latents))
+    tiles = (height, width) != (latents[0] * factor, latents[1] * factor)
+    return (height, width), 3 * (size[0] + height) * size[1] if tiles else 0
+
+
+def block_numbers(before: int, dim: int, height: int, width: int, dtype: torch.dtype) -> float:
+    """In a residual block from `before` channels to `dim`: in one piece its input, the same normed, and its result, or
+    later the shortcut, two of the result and that normed. In strips the input, or the result and the shortcut, and a
+    strip twice, made from itself with two rows more; where numbers are halves, the norm makes wholes of them."""
+    pixels, rows = height * width, rows_of(max(before, dim), height, width)
+    if rows == height:
+        return pixels * max(2 * before + dim, 4 * dim)
+    strip = (rows + 2) * width * (2 if dtype.itemsize > 2 else 5)
+    return max(before * (pixels + strip), dim * (2 * pixels + strip))
+
+
+def middle_numbers(config: AutoencoderConfig, height: int, width: int) -> float:
+    """In the attention: input, queries, keys, values, and two of what comes of them."""
+    down = 2 * (len(config.ch_mult) - 1)
+    return 6 * config.ch * config.ch_mult[-1] * (height * width >> down)
