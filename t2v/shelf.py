@@ -4,9 +4,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from t2v.hosts import Host
-from t2v.memory import placed
 from t2v.models import Model, catalog
 from t2v.models.contents import contents
+from t2v.placement import placed
 
 
 class Shelf:

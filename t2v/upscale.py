@@ -13,8 +13,8 @@ from t2v.companions import Companions
 from t2v.errors import RequestError
 from t2v.hosts import Host
 from t2v.latents import Frame, encoded, to_uint8
-from t2v.memory import placed
 from t2v.models import Model
+from t2v.placement import placed
 from t2v.plan import Plan, planned
 from t2v.schedule import find
 from t2v.watch import Watch

@@ -57,7 +57,7 @@ ROWS = """
     hosts download.errand freeinit models.strips
     download.transfer
     settings extra download.planning video.smoothing
-    request schedule memory watch curves weaving tokenizer preview video.base models.pickled models.layers
+    request schedule memory placement watch curves weaving tokenizer preview video.base models.pickled models.layers
     models.ram models.disk models.variants models.fused models.tiles
     download.hub download.catalogue models.kernels
     errors

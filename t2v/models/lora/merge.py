@@ -1,7 +1,7 @@
 """LoRAs at work: weights that are W + sum of strength * change for a while, and then W again, bit for bit.
 
 Each mixture is made from the originals, in float32, so nothing adds up over the steps, and the originals are never
-written to. On a GPU the mixtures take the place of the copies there, and cost no memory; on the CPU they are copies
+written to. On a GPU the mixtures are written over the copies there, and cost no memory; in host memory they are copies
 of those weights that a LoRA touches.
 """
 
@@ -35,6 +35,7 @@ class Mixture:
             self.touched.setdefault(change.target.weight, []).append((strength, change))
         self.weights = {name: weights[name] for name in self.touched}
         self.originals = {name: weight.data for name, weight in self.weights.items()}
+        self.own = dict(self.originals)  # or the mixture that was put in the place of one
         self.strengths = {name: [0.0] * len(parts) for name, parts in self.touched.items()}
 
     def at(self, part: float) -> None:
@@ -45,10 +46,15 @@ class Mixture:
                 self.strengths[name] = strengths
                 weight, original = self.weights[name], self.originals[name]
                 changes = [(s, change) for s, (_, change) in zip(strengths, parts, strict=True) if s]
-                weight.data = mixture(original, changes, weight.data.device).to(weight.data.dtype)
+                new = mixture(original, changes, weight.device)
+                if weight.data_ptr() == self.own[name].data_ptr():
+                    weight.data = self.own[name] = new
+                else:  # a copy that `placed` has made, perhaps side by side with others
+                    weight.data.copy_(new)
 
     def restore(self) -> None:
         """The originals, in their place."""
+        self.own = dict(self.originals)
         for name, weight in self.weights.items():
             weight.data = self.originals[name]
 
@@ -67,7 +73,7 @@ def mixture(original: Tensor, changes: Sequence[tuple[float, Change]], device: t
 def mixed(network: nn.Module, changes: Sequence[tuple[Strength, Change]]) -> Iterator[Mixture]:
     """`network` with `changes`, as from `Mixture.at` on; its own weights after a `with` block.
 
-    Enter it before `placed`: the originals are then those of the file, and what is on the device may be replaced.
+    Enter it before `placed`: the originals are then those of the file, and what is on the device may be written to.
     """
     made = Mixture(network, changes)
     try:

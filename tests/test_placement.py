@@ -1,0 +1,458 @@
+"""Weights that come and go: the same films, to the last bit, from any share of the weights on the device."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from t2v import placement
+from t2v.extra import Point, Strength
+from t2v.models.lora.merge import mixed
+from t2v.models.lora.parts import Change, Target
+from t2v.models.text import ResidualAttentionBlock, TextTower
+from t2v.models.unet import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, UNet3D, UNetConfig, Upsample
+from t2v.placement import Placing, Queue, placed, sizes, streamed_bytes, units_of
+from tests import fixtures
+from tests.footprint import Footprint, activations, on_device
+from tests.networks import normal, randomised
+from tests.test_needs import unet_at_work
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+KINDS = ResBlock, SpatialTransformer, TemporalTransformer, Downsample, Upsample, ResidualAttentionBlock
+HALF = torch.float16
+
+pytestmark = pytest.mark.usefixtures("no_grad")
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@cache
+def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return randomised({"unet": lambda: UNet3D(fixtures.UNET), "text": lambda: TextTower(replace(fixtures.TEXT, layers=5))}[name]()).to(dtype)
+
+
+def run(net: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    if isinstance(net, TextTower):
+        return net(torch.arange(60).view(3, 20), dtype)
+    return net(normal(1, 4, 2, 4, 4).to(dtype), torch.tensor([981]), normal(1, 7, 32, seed=1).to(dtype))
+
+
+@cache
+def plain(name: str, file: torch.dtype = torch.float32, dtype: torch.dtype = torch.float32) -> Tensor:
+    with torch.inference_mode():
+        return run(network(name, file), dtype)
+
+
+@contextmanager
+def unchanged(net: nn.Module) -> Iterator[None]:
+    """Afterwards the weights have to be the very tensors that they were."""
+    before = {name: (weight.data, weight.clone()) for name, weight in net.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, weight in net.named_parameters():
+            data, values = before[name]
+            assert weight.data.is_set_to(data), name
+            assert torch.equal(weight, values), name
+
+
+# ---- the same numbers ----
+
+
+@pytest.mark.parametrize("name", ["unet", "text"])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_any_share_of_the_weights_gives_the_same_to_the_last_bit(name: str, data: st.DataObject) -> None:
+    net = network(name)
+    units = data.draw(st.permutations(units_of(net, *KINDS)))
+    resident = data.draw(st.integers(0, sum(sizes(units, torch.float32))))
+    pin = data.draw(st.booleans())
+    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, units, resident, pin):
+        for _ in range(2):
+            assert torch.equal(run(net), plain(name))
+
+
+@pytest.mark.parametrize("pin", [False, True])
+@pytest.mark.parametrize("share", [0, 0.4, 1])
+@pytest.mark.parametrize(("file", "dtype"), [(HALF, torch.float32), (torch.float32, torch.bfloat16), (HALF, HALF)])
+@pytest.mark.parametrize("name", ["unet", "text"])
+def test_weights_are_cast_on_their_way(
+    name: str, file: torch.dtype, dtype: torch.dtype, share: float, pin: bool
+) -> None:
+    net = network(name, file)
+    units = units_of(net, *KINDS)
+    seen = set()
+    with unchanged(net), placed(net, CPU, dtype, units, int(share * sum(sizes(units, dtype))), pin):
+        hooks = [unit.register_forward_pre_hook(lambda unit, _: seen.update(weight.dtype for weight in unit.parameters()))
+                 for unit in units]
+        assert torch.equal(run(net, dtype), plain(name, file, dtype))
+        for hook in hooks:
+            hook.remove()
+    assert seen == {dtype}
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_the_weights_of_a_unit_lie_side_by_side(share: int) -> None:
+    net = network("unet")
+    units = units_of(net, SpatialTransformer, TemporalTransformer)
+    seen = []
+
+    def look(unit: nn.Module, *_: object) -> None:
+        attention = unit.get_submodule("transformer_blocks.0.attn1")
+        q, k, v = (attention.get_submodule(name).weight for name in ("to_q", "to_k", "to_v"))  # type: ignore[misc]
+        seen.append(torch.cat([q, k, v]).equal(q.as_strided((3 * len(q), q.shape[1]), q.stride())))  # type: ignore[arg-type]
+
+    with placed(net, CPU, HALF, units, share * 10**9):
+        hooks = [unit.register_forward_pre_hook(look) for unit in units]
+        run(net)
+        for hook in hooks:
+            hook.remove()
+    assert seen == [True] * len(units)
+
+
+@pytest.mark.parametrize("pin", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_a_forward_that_failed_anywhere_may_be_tried_again(
+    error: type[BaseException], pin: bool, data: st.DataObject
+) -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)
+    resident = data.draw(st.integers(0, sum(sizes(units, torch.float32))))
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d) or module in units]
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, units, resident, pin):
+        for when in data.draw(st.lists(st.sampled_from(["before", "after"]), max_size=3)):
+            layer = data.draw(st.sampled_from(layers))
+            hook = layer.register_forward_pre_hook(fail) if when == "before" else layer.register_forward_hook(fail)
+            with pytest.raises(error):
+                run(net)
+            hook.remove()
+        assert torch.equal(run(net), plain("unet"))
+
+
+def test_between_forwards_streamed_weights_are_those_in_host_memory_even_after_an_error() -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)
+    unit = next(unit for unit in units if isinstance(unit, ResBlock))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    originals = [weight.data for weight in unit.parameters()]
+    with placed(net, CPU, HALF, units, 0):
+        run(net)
+        assert all(weight.data.is_set_to(data) for weight, data in zip(unit.parameters(), originals, strict=True))
+        hook = unit.out_layers.register_forward_hook(fail)
+        with pytest.raises(MemoryError):
+            run(net)
+        hook.remove()
+        assert all(weight.data.is_set_to(data) for weight, data in zip(unit.parameters(), originals, strict=True))
+
+
+def test_what_is_skipped_stays_where_it_is() -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)
+    names = [name for name, _ in net.named_parameters() if "attn2.to_k" in name or name.startswith("out.")]
+    kept = {name: net.get_parameter(name).data for name in names}
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append(all(net.get_parameter(name).data.is_set_to(data) for name, data in kept.items()))
+
+    whole = streamed_bytes(net, units, HALF, 0)
+    less = streamed_bytes(net, units, HALF, 0, kept.__contains__)
+    assert (less.resident, less.moved) < (whole.resident, whole.moved)
+    with placed(net, CPU, HALF, units, 0, skip=kept.__contains__):
+        hooks = [unit.register_forward_pre_hook(look) for unit in units]
+        run(net)
+        for hook in hooks:
+            hook.remove()
+    assert seen == [True] * len(units)
+
+
+# ---- weights that change between forwards ----
+
+
+def changes(net: nn.Module) -> list[tuple[Strength, Change]]:
+    """Two of every third matrix, one that grows over the steps and goes again, and a constant one."""
+    found = []
+    named = [(name, weight) for name, weight in net.named_parameters() if weight.ndim > 1 and "embedding" not in name]
+    for seed, (name, weight) in enumerate(named[::3]):
+        target = Target("unet", name, tuple(weight.shape))
+        thin = normal(len(weight), 2, seed=2 * seed), normal(2, weight[0].numel(), seed=2 * seed + 1)
+        found.append((Strength((Point(0, 0), Point(0.5, 0.1), Point(1, 0))), Change(target, *thin, 1.0)))
+        found.append((Strength.constant(-0.05), Change(target, thin[0].flip(0), thin[1], 1.0)))
+    return found
+
+
+PARTS = 0, 0.25, 0.25, 0.5, 0.75, 1, 0
+
+
+@cache
+def plainly_mixed(name: str) -> list[Tensor]:
+    net = network(name)
+    with torch.inference_mode(), mixed(net, changes(net)) as mixture:
+        return [run(net) for part in PARTS if mixture.at(part) is None]
+
+
+@pytest.mark.parametrize("pin", [False, True])
+@pytest.mark.parametrize("share", [None, 0, 0.3, 0.7, 1])
+@pytest.mark.parametrize("name", ["unet", "text"])
+def test_loras_change_over_the_steps_wherever_weights_stand(name: str, share: float | None, pin: bool) -> None:
+    net = network(name)
+    units = units_of(net, *KINDS)
+    resident = None if share is None else int(share * sum(sizes(units, torch.float32)))
+    with (unchanged(net), mixed(net, changes(net)) as mixture,
+          placed(net, CPU, torch.float32, units, resident, pin)):
+        for part, expected in zip(PARTS, plainly_mixed(name), strict=True):
+            mixture.at(part)
+            assert torch.equal(run(net), expected)
+    assert not torch.equal(plainly_mixed(name)[0], plain(name))
+
+
+def test_a_mixture_is_written_into_what_is_resident() -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)
+    with mixed(net, changes(net)) as mixture, placed(net, CPU, HALF, units, 10**9):
+        places = [weight.data_ptr() for weight in net.parameters()]
+        mixture.at(0.3)
+        assert [weight.data_ptr() for weight in net.parameters()] == places
+
+
+# ---- the order of events ----
+
+
+class Late(Queue):
+    """A device whose copies come as late as they may, and which leaves nonsense in their place until then."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(torch.device("cpu"))
+        self.device, self.log, self.pending = device, LOG, dict[int, Callable[[], object]]()
+        LOG.clear()
+
+    def now(self) -> int:
+        return self.record("now", 0)
+
+    def copy(self, target: Tensor, source: Tensor, after: int) -> int:
+        target.fill_(255)
+        event = self.record("copy", target.data_ptr(), target.numel(), after)
+        self.pending[event] = partial(target.copy_, source)
+        return event
+
+    def hold(self, event: int) -> None:
+        self.record("hold", event)
+        self.come(event)
+
+    def wait(self, event: int | None) -> None:
+        if event is not None:
+            self.come(event)
+
+    def come(self, event: int) -> None:
+        for number in [number for number in self.pending if number <= event]:  # one after the other, as a queue does
+            self.pending.pop(number)()
+
+    def record(self, *entry: Any) -> int:
+        self.log.append(entry)
+        return len(self.log) - 1
+
+
+LOG: list[Any] = []
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "Queue", Late)
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("pin", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 100])
+@pytest.mark.parametrize("name", ["unet", "text"])
+def test_copies_may_come_as_late_as_the_events_let_them(name: str, count: int, pin: bool) -> None:
+    net = network(name)
+    units = units_of(net, *KINDS)[:count]
+    with mixed(net, changes(net)) as mixture, placed(net, CPU, torch.float32, units, 0, pin):
+        for part, expected in zip(PARTS, plainly_mixed(name), strict=True):
+            mixture.at(part)
+            assert torch.equal(run(net), expected)
+
+
+def watched(net: nn.Module, units: list[nn.Module], pin: bool, forwards: int = 3) -> list[Any]:
+    """The log of some forwards, with ("compute", slot, unit) where units compute."""
+    def look(number: int, unit: nn.Module, *_: object) -> None:
+        LOG.append(("compute", next(unit.parameters()).untyped_storage().data_ptr(), number))
+
+    with placed(net, CPU, torch.float32, units, 0, pin):
+        hooks = [unit.register_forward_pre_hook(partial(look, number)) for number, unit in enumerate(units)]
+        for _ in range(forwards):
+            run(net)
+        for hook in hooks:
+            hook.remove()
+        return list(LOG)
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("pin", [False, True])
+def test_nothing_is_copied_into_a_slot_before_its_last_use_is_over(pin: bool) -> None:
+    net = network("unet")
+    log = watched(net, units_of(net, *KINDS), pin)
+    uses: dict[int, int] = {}
+    for number, (kind, *entry) in enumerate(log):
+        if kind == "compute":
+            uses[entry[0]] = number
+        elif kind == "copy":
+            slot, _, after = entry
+            assert log[after][0] == "now"
+            assert after > uses.get(slot, -1)
+    assert len(uses) == 2
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("pin", [False, True])
+def test_what_comes_next_is_on_its_way_before_a_unit_computes_which_waits_for_its_own(pin: bool) -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)
+    log = watched(net, units, pin)
+    copies = [(number, entry[1]) for number, entry in enumerate(log) if entry[0] == "copy"]
+    held = [entry[1] for entry in log if entry[0] == "hold"]
+    computed = [(number, slot) for number, (kind, slot, *_) in enumerate(log) if kind == "compute"]
+    assert len(computed) == 3 * len(units)
+    assert len(copies) == len(computed) + 1  # the first unit waits for the next forward already
+    for (number, slot), (own, there), (following, other) in zip(computed, copies, copies[1:], strict=False):
+        assert own in held
+        assert log.index(("hold", own)) < number
+        assert following < number
+        assert there == slot != other
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("resident", [0, 200_000, 3_000_000])
+def test_as_much_travels_as_was_foretold(resident: int) -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)
+    with placed(net, CPU, torch.float32, units, resident):
+        run(net)
+        LOG.clear()
+        run(net)
+        moved = sum(entry[2] for entry in LOG if entry[0] == "copy")
+    assert moved == streamed_bytes(net, units, torch.float32, resident).moved > 0
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_more_units_than_slots_are_brought_once(count: int) -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)[:count]
+    assert len([entry for entry in watched(net, units, pin=False) if entry[0] == "copy"]) == count
+    assert streamed_bytes(net, units, torch.float32, 0).moved == 0
+
+
+@pytest.mark.usefixtures("late")
+def test_those_that_come_first_stay() -> None:
+    net = network("unet")
+    units = units_of(net, *KINDS)[::-1]
+    bytes_each = sizes(units, torch.float32)
+    computed = {slot for kind, slot, *_ in watched(net, units, pin=False) if kind == "compute"}
+    assert len(computed) == 2
+    with placed(net, CPU, torch.float32, units, sum(bytes_each[:3])):
+        assert [unit.__class__ for unit in units if unit._forward_hooks] == [unit.__class__ for unit in units[3:]]
+    assert not any(unit._forward_hooks or unit._forward_pre_hooks for unit in units)
+
+
+# ---- bytes, counted on fake devices ----
+
+
+class Turns(Queue):
+    """A device without a second queue."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(CPU)
+        self.device = device
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "Queue", Turns)
+
+
+TINY, PUBLISHED = fixtures.UNET, UNetConfig()
+
+
+@pytest.mark.usefixtures("turns")
+@pytest.mark.parametrize(("config", "share"), [
+    *((TINY, share) for share in (None, 0, 0.1, 0.9, 1)), (PUBLISHED, 0), (PUBLISHED, 0.5)], ids=repr)
+def test_weights_take_what_was_foretold_and_no_more_while_it_runs(config: UNetConfig, share: float | None) -> None:
+    """16 frames 256x256 on a GPU."""
+    work = unet_at_work(config, 16, 32, 32)
+    with on_device(lambda: UNet3D(config), HALF, "cpu") as net, Footprint(device="cuda") as footprint:
+        units = units_of(net, *KINDS)
+        resident = None if share is None else int(share * sum(sizes(units, HALF)))
+        foretold = streamed_bytes(net, units, HALF, resident)
+        with placed(net, GPU, HALF, units, resident):
+            assert footprint.now == foretold.resident + foretold.slots
+            work(net)
+        assert footprint.now == 0
+        assert {weight.device.type for weight in net.parameters()} == {"cpu"}
+    beside = activations(lambda: UNet3D(config), HALF, work)
+    print(share, footprint.peak / 2**30, beside / 2**30, foretold)
+    assert footprint.peak <= foretold.resident + foretold.slots + beside
+    if config == PUBLISHED and share == 0:
+        assert footprint.peak < 0.8 * 2**30  # the weights alone are 2.63 GiB
+
+
+@pytest.mark.usefixtures("turns")
+@pytest.mark.parametrize(("file", "share"), [(HALF, 0), (torch.float32, 0.5), (HALF, 1)])
+def test_where_memory_is_full_everything_is_put_back_and_freed_before_the_error_leaves(
+    file: torch.dtype, share: float
+) -> None:
+    limits = [0]
+    with on_device(lambda: UNet3D(fixtures.UNET), file, "cpu") as net:
+        units = units_of(net, *KINDS)
+        resident = int(share * sum(sizes(units, HALF)))
+        foretold = streamed_bytes(net, units, HALF, resident)
+        limits += [foretold.resident // 3, foretold.resident + foretold.slots - 1]
+        for limit in limits:
+            with (Footprint(device="cuda", limit=limit) as footprint,
+                  pytest.raises(RuntimeError, match="out of memory") as error):
+                placed(net, GPU, HALF, units, resident).__enter__()
+            assert error.traceback  # is alive, and with it the frames of all that failed
+            assert footprint.now == 0
+            assert {(weight.device.type, weight.dtype) for weight in net.parameters()} == {("cpu", file)}
+            assert not any(unit._forward_hooks or unit._forward_pre_hooks for unit in units)
+
+
+@pytest.mark.usefixtures("turns")
+def test_what_is_on_the_device_already_is_left_alone() -> None:
+    with on_device(lambda: UNet3D(fixtures.UNET), HALF, "cpu") as net, Footprint(device="cuda") as footprint:
+        units = units_of(net, *KINDS)
+        with placed(net, GPU, HALF):
+            before = footprint.peak = footprint.now
+            for resident in (None, 0):
+                with placed(net, GPU, HALF, units, resident):
+                    assert not any(unit._forward_hooks for unit in units)
+                    assert footprint.now == footprint.peak == before
+            assert {weight.device.type for weight in net.parameters()} == {"cuda"}
+
+
+@pytest.mark.usefixtures("turns")
+def test_the_file_may_be_more_precise_than_the_device_and_never_stands_there_twice() -> None:
+    with on_device(lambda: UNet3D(fixtures.UNET), torch.float32, "cpu") as net, Footprint(device="cuda") as footprint:
+        units = units_of(net, *KINDS)
+        with placed(net, GPU, HALF, units):
+            assert footprint.peak == footprint.now == streamed_bytes(net, units, HALF, None).resident
