@@ -7,19 +7,19 @@ film of 16 frames, 256x256, in two steps as well, which takes a CPU many minutes
 
 import argparse
 import math
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure import forget, memory
 from t2v.models import Model
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.modelscope import load
@@ -109,32 +109,18 @@ def networks(model: Model) -> tuple[nn.Module, ...]:
     return model.unet, model.vae, model.text
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process as Linux counts them: VmRSS now, VmHWM its peak, RssAnon without mapped files."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
-
-
-def forget(paths: Iterable[Path]) -> None:
-    """Has the system drop files from its cache."""
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 STAGES: dict[str, Callable[[Path], Facts]] = {"load": load_stage, "read": read_stage, "generate": generate_stage}
 
 
 # ---- the files ----
 
 
-def write_model(folder: Path) -> None:
-    """The four files, in fp16, as large as those that people download."""
+def write_model(folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """The four files; in fp16, they are as large as those that most people download."""
     (folder / "configuration.json").write_text(PUBLISHED)
     with torch.device("meta"):
         unet, vae, text = (shapes(network()) for network in (UNet3D, AutoencoderKL, TextTower))
-    save(drawn(unet), folder / "text2video_pytorch_model.pth")
+    save(drawn(unet, dtype), folder / "text2video_pytorch_model.pth")
 
     # The rest of a Stable Diffusion 2 checkpoint, 866 million weights of a UNet and its text tower, stands around it.
     shape = (1_262_200,)
@@ -142,30 +128,36 @@ def write_model(folder: Path) -> None:
     tower = {f"cond_stage_model.model.{key}": text[key] for key in text}
     inside = {f"first_stage_model.{key}": vae[key] for key in vae}
     with foreign_class("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint") as checkpoint:
-        save({"state_dict": drawn(around | inside | tower), "callbacks": {checkpoint: {"monitor": "loss"}}, "epoch": 0},
+        state = drawn(around | inside | tower, dtype)
+        save({"state_dict": state, "callbacks": {checkpoint: {"monitor": "loss"}}, "epoch": 0},
              folder / "VQGAN_autoencoder.pth")
+        del state
 
     # So does the half of OpenCLIP that looks at pictures: 632 million weights.
     vision = {f"visual.transformer.resblocks.{i}.weight": (1_616_500,) for i in range(391)}
-    save(drawn(text | vision), folder / "open_clip_pytorch_model.bin")
+    save(drawn(text | vision, dtype), folder / "open_clip_pytorch_model.bin")
 
 
 def shapes(network: nn.Module) -> Shapes:
     return {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
 
 
-def drawn(shapes: Shapes) -> "OrderedDict[str, Tensor]":
-    """Random fp16 weights, scaled so that activations stay about 1; a pool of noise is dealt out again and again."""
+def drawn(shapes: Shapes, dtype: torch.dtype) -> "OrderedDict[str, Tensor]":
+    """Random weights, scaled so that activations stay about 1; a pool of noise is dealt out again and again."""
     pool = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
     state = OrderedDict()
     for number, (key, shape) in enumerate(shapes.items()):
-        size = math.prod(shape)
-        noise = pool.roll(number * 7919).repeat(-(-size // len(pool)))[:size].view(shape)
+        size, start = math.prod(shape), number * 7919 % len(pool)
+        # Views of the pool, copied below: large arrays in between would leave the heap in pieces.
+        noise = pool[start : start + size]
+        if len(noise) < size:
+            noise = pool.repeat(-(-(start + size) // len(pool)))[start : start + size]
+        noise = noise.view(shape)
         if len(shape) > 1:
-            weight = noise if "embedding" in key else noise / math.sqrt(math.prod(shape[1:]))
+            weight = noise.clone() if "embedding" in key else noise / math.sqrt(math.prod(shape[1:]))
         else:
             weight = 0.2 * noise + (1.0 if key.endswith("weight") else 0.0)
-        state[key] = weight.half()
+        state[key] = weight.to(dtype)
     return state
 
 

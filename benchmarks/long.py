@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.fullsize import memory
+from benchmarks.measure import memory
 from t2v.generate import generate
 from t2v.hosts.standalone import Standalone
 from t2v.models.catalog import DEMO

@@ -15,7 +15,7 @@ from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.text import TextTower
 from t2v.models.unet import UNet3D
 from tests.mappings import autoencoder_to_diffusers, text_to_transformers, unet_to_diffusers
-from tests.oracles import modelscope_module
+from tests.oracles import autoencoder_arguments, modelscope_module, unet_arguments
 
 
 def modelscope_unet(net: UNet3D) -> Any:
@@ -25,13 +25,8 @@ def modelscope_unet(net: UNet3D) -> Any:
 
 def with_modelscope(net: UNet3D, module: Any) -> Any:
     """As `modelscope_unet`, from a `module` that a test may have changed."""
-    config = net.config
     with torch.device("meta"):
-        other = module.UNetSD(
-            in_dim=config.in_dim, dim=config.dim, y_dim=768, context_dim=config.context_dim, out_dim=config.out_dim,
-            dim_mult=list(config.dim_mult), num_heads=config.num_heads, head_dim=config.head_dim,
-            num_res_blocks=config.res_blocks, attn_scales=list(config.attn_scales),
-            temporal_attention=config.temporal_attention)
+        other = module.UNetSD(**unet_arguments(net.config))
     other.load_state_dict(net.state_dict(), assign=True)
     return other.eval()
 
@@ -56,14 +51,8 @@ def diffusers_unet(net: UNet3D) -> Any:
 
 def modelscope_autoencoder(net: AutoencoderKL) -> Any:
     """ModelScope's own autoencoder with the weights of `net`."""
-    config = net.config
-    shape = {
-        "double_z": True, "z_channels": config.z_channels, "resolution": 256, "in_channels": 3, "out_ch": 3,
-        "ch": config.ch, "ch_mult": list(config.ch_mult), "num_res_blocks": config.num_res_blocks,
-        "attn_resolutions": [],
-    }
     with torch.device("meta"):
-        other = modelscope_module("autoencoder").AutoencoderKL(shape, config.embed_dim)
+        other = modelscope_module("autoencoder").AutoencoderKL(*autoencoder_arguments(net.config))
     other.load_state_dict(net.state_dict(), assign=True)
     return other.eval()
 

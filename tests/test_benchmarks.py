@@ -1,0 +1,255 @@
+"""The benchmarks measure what they say; with networks so small that it takes seconds."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks import loading, measure, peers, step
+from benchmarks.relay import Relay, after_layers
+from t2v.models.unet import UNet3D, UNetConfig
+from tests.fixtures import UNET, configuration, make_model, save_lightning, save_zip, states
+from tests.networks import randomised
+
+CPU = torch.device("cpu")
+
+
+# ---- the relay ----
+
+
+def busy(seconds: float) -> None:
+    since = time.thread_time()
+    while time.thread_time() - since < seconds:
+        pass
+
+
+def test_whoever_has_done_the_smallest_part_goes_on() -> None:
+    relay, order = Relay({"long": 4, "short": 2}), list[str]()
+
+    def run(name: str, pieces: int) -> str:
+        for _ in range(pieces):
+            order.append(name)
+            relay.passes(name)
+        return name
+
+    assert relay.run({"long": partial(run, "long", 4), "short": partial(run, "short", 2)}) == {
+        "long": "long", "short": "short"}
+    assert order == ["long", "short", "long", "long", "short", "long"]
+
+
+def test_each_is_charged_for_what_it_computes() -> None:
+    relay = Relay({"much": 3, "little": 3})
+
+    def run(name: str, seconds: float) -> None:
+        for _ in range(3):
+            busy(seconds / 3)
+            relay.passes(name)
+
+    relay.run({"much": partial(run, "much", 0.3), "little": partial(run, "little", 0.1)})
+    assert 0.3 <= relay.seconds["much"] < 0.35
+    assert 0.1 <= relay.seconds["little"] < 0.15
+
+
+def test_an_error_of_one_lets_the_others_end_and_is_raised() -> None:
+    relay, ended = Relay({"good": 2, "bad": 2}), list[str]()
+
+    def good() -> None:
+        relay.passes("good")
+        relay.passes("good")
+        ended.append("good")
+
+    def bad() -> None:
+        relay.passes("bad")
+        raise KeyError("bad")
+
+    with pytest.raises(KeyError, match="bad"):
+        relay.run({"good": good, "bad": bad})
+    assert ended == ["good"]
+
+
+# ---- a step ----
+
+
+@pytest.fixture(scope="module")
+def net() -> UNet3D:
+    return step.random_unet(step.TINY, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def compared(net: UNet3D) -> step.Outcomes:
+    return step.compare(net, [*peers.PEERS], step.inputs_of("2x96x64", net.config, CPU, torch.float32), 2)
+
+
+def test_all_peers_agree_about_the_pair(compared: step.Outcomes) -> None:
+    for outcome in compared.values():
+        assert outcome.result is not None
+        assert outcome.result.shape == (2, 4, 2, 8, 12)
+        assert not torch.equal(*outcome.result)
+        assert (step.difference(outcome, compared["ours"]) or 0) < step.TOLERANCE
+        assert len(outcome.seconds) == 2
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_fp32_peers_have_their_weights_in_our_memory(name: str, net: UNet3D) -> None:
+    mine = {weight.data_ptr() for weight in net.parameters()}
+    assert {weight.data_ptr() for weight in peers.PEERS[name](net).net.parameters()} == mine
+
+
+def test_every_layer_passes_the_baton(net: UNet3D) -> None:
+    inputs = step.inputs_of("1x64x64", net.config, CPU, torch.float32)
+    layers = {name: step.layers_of(make(net), inputs) for name, make in peers.PEERS.items()}
+    assert layers["ours"] >= 30
+    assert layers["modelscope"] >= 2 * 20  # its two calls
+    assert layers["diffusers"] >= 30
+
+
+def test_hooks_are_gone_afterwards(net: UNet3D) -> None:
+    with after_layers(net, lambda: None):
+        assert any(module._forward_hooks for module in net.modules())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_modelscope_keeps_fp32_weights_and_casts_them_once() -> None:
+    net = step.random_unet(step.TINY, torch.bfloat16)
+    peer = peers.PEERS["modelscope"](net)
+    inputs = step.inputs_of("1x64x64", net.config, CPU, torch.bfloat16)
+    assert {weight.dtype for weight in peer.net.parameters()} == {torch.float32}
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        first, second = (cast_of_weights(peer, inputs) for _ in range(2))
+    assert first > 100
+    assert second == 0
+
+
+def cast_of_weights(peer: peers.Peer, inputs: step.Inputs) -> int:
+    """How many weights a step casts."""
+    own = {weight.data_ptr() for weight in peer.net.parameters()}
+    casts = list[int]()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in own:
+                casts.append(args[0].data_ptr())
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        peer.step(*inputs)
+    return len(casts)
+
+
+def test_one_more_peer_joins_by_its_address(net: UNet3D, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PEERS", dict(peers.PEERS))
+    peers.register("benchmarks.peers:with_ours")
+    assert peers.PEERS["with_ours"](net).net is net
+
+
+def test_the_report_has_a_row_for_each_peer_also_for_one_without_room(compared: step.Outcomes) -> None:
+    outcomes = compared | {"large": step.Outcome(problem="out of memory")}
+    text = step.report({"2x96x64": outcomes}, step.TINY, CPU, torch.float32)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 2x96")]
+    assert [row[1] for row in rows[:4]] == ["ours", "modelscope", "diffusers", "large"]
+    assert rows[1][3] == rows[2][4] == "1.00"
+    assert rows[3][2:5] == ["out of memory", "-", "-"]
+
+
+def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
+    assert step.ratio(step.Outcome([1.0, 10.0, 3.0]), step.Outcome([2.0, 40.0, 3.0])) == 0.5
+
+
+def test_a_shortage_is_told_from_other_faults() -> None:
+    assert step.problem(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried")) == "out of memory"
+    assert step.problem(RuntimeError("no kernel\nat all")) == "fails: no kernel"
+
+
+# ---- what is asked of a device ----
+
+
+def test_operations_are_counted_without_computing() -> None:
+    with torch.device("meta"):
+        layer, x = nn.Linear(64, 32, bias=False), torch.empty(10, 64)
+    flop, moved = measure.asked(lambda: layer(x))
+    assert flop == 2 * 10 * 64 * 32
+    assert moved == 4 * (10 * 64 + 64 * 32 + 10 * 32)
+
+
+def test_attention_is_asked_for_its_products_and_never_for_its_matrix() -> None:
+    q, k, v = (torch.empty(1, 2, n, 16, device="meta") for n in (50, 70, 70))
+    flop, moved = measure.asked(lambda: F.scaled_dot_product_attention(q, k, v))
+    assert flop == 2 * 2 * (2 * 50 * 70 * 16)
+    assert moved == 4 * 2 * 16 * (50 + 70 + 70 + 50)
+
+
+def test_more_frames_ask_for_more() -> None:
+    once, twice = (step.needed(size, step.TINY, torch.float16) for size in ("4x64x64", "8x64x64"))
+    assert 1.8 < twice[0] / once[0] < 2  # but the text is read once
+    assert once[1] < twice[1]
+
+
+# ---- loading ----
+
+
+def folder_of(path: Path, config: UNetConfig) -> Path:
+    """A tiny model whose UNet is `config`, its autoencoder inside a trainer's checkpoint."""
+    make_model(path)
+    content = configuration()
+    content["model"]["model_cfg"] |= {"unet_num_heads": config.num_heads, "unet_context_dim": config.context_dim}
+    content["t2v"]["text"]["width"] = config.context_dim
+    (path / "configuration.json").write_text(json.dumps(content))
+    save_zip(randomised(UNet3D(config)).state_dict(), path / "text2video_pytorch_model.pth")
+    save_lightning(states()["VQGAN_autoencoder.pth"], path / "VQGAN_autoencoder.pth")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.torch_dtype. is deprecated:FutureWarning")  # the version before had no other word
+def test_ours_and_diffusers_load_the_same_model(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "tiny", replace(UNET, num_heads=8))
+    loading.convert_to_diffusers(folder)
+    assert [path.parent.name for path in sorted(loading.files(folder, "diffusers"))] == ["text_encoder", "unet", "vae"]
+    check(loading.ours, folder)
+    check(loading.ours_read, folder)
+    check(loading.diffusers, folder)
+
+
+def test_modelscope_loads_the_published_files(tmp_path: Path) -> None:
+    check(loading.modelscope, folder_of(tmp_path / "tiny", replace(UNET, context_dim=1024)))
+
+
+def check(load: Callable[[Path], loading.Facts], folder: Path) -> None:
+    facts = load(folder)
+    assert 0 < facts["processor"] < 60
+    assert facts["seconds"] > 0
+    assert 0 < facts["before"] <= facts["anonymous"]
+
+
+def test_memory_of_the_process_is_seen_also_when_it_is_gone_at_the_end() -> None:
+    facts: dict[str, float] = {}
+    with measure.anonymous_peak(facts):
+        taken: Tensor | None = torch.ones(2**26)  # 0.25 GiB
+        time.sleep(0.1)
+        del taken
+    assert 0.24 < facts["anonymous"] - facts["before"] < 0.35
+
+
+def test_loading_is_told_in_medians() -> None:
+    rounds = [{"seconds": s, "processor": s, "anonymous": 0.4, "before": 0.1} for s in (1.0, 3.0, 2.0)]
+    theirs = [facts | {"seconds": 10 * facts["seconds"]} for facts in rounds]
+    text = loading.report({"fp16": {"ours": rounds, "modelscope": theirs}})
+    assert "| fp16 | ours | 2.00 | 2.00 | 0.100 | 0.400 | 0.300 |" in text
+
+
+def test_numbers_are_told_with_three_digits() -> None:
+    assert [measure.told(cell) for cell in (1234.5, 12.345, 0.01234, 1.2e-5, 0.0, None, "x", 3)] == [
+        "1234", "12.3", "0.0123", "1.2e-05", "0.00", "-", "x", "3"]
+
+
+def test_the_bests_of_the_machine_are_found() -> None:
+    assert measure.multiplication(CPU, torch.float32, side=256) > 1e8
+    assert measure.copying(CPU, size=2**22) > 1e7
