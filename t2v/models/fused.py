@@ -17,7 +17,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 # One launch reads a group in one program, from beginning to end, and is as slow as that; two divide it. So a group may
-# be the longer the more groups there are to keep a GPU busy with: 64 of 65,536 numbers take about as long either way.
+# be the longer the more groups there are to keep a GPU busy with. By estimate, not yet measured: 64 of 65,536 numbers
+# take as long either way.
 NUMBERS_PER_GROUP = 1024
 TILES, TILE = 128, 32_768  # so many parts of a sample at most, and numbers in each at least
 
