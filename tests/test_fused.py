@@ -25,8 +25,9 @@ from tests.networks import normal
 
 triton_only = pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux")
 LAUNCHES = {"one launch": 2**40, "two launches": 0}  # by the numbers that a group may have for one
-# What float32 inside leaves: a rounding of the result to its own precision, and a few of float32's.
-TOLERANCES = {torch.float32: 2e-6, torch.float16: 2**-11 + 2e-6, torch.bfloat16: 2**-8 + 2e-6}
+# What float32 inside leaves: a rounding of the result to its own precision, and a few of float32's. The interpreter
+# cuts numbers off to bfloat16, a GPU rounds them.
+TOLERANCES = {torch.float32: 2e-6, torch.float16: 2**-11 + 2e-6, torch.bfloat16: 2**-7 + 2e-6}
 
 
 @pytest.fixture
@@ -34,19 +35,19 @@ def kernels() -> Iterator[Any]:
     """Kernels for tensors on the CPU, too, where they are interpreted."""
     from t2v.models import kernels
 
-    with patch.object(fused, "ready", lambda device: True), patch.object(fused, "failed", set()):
+    with patch.object(fused, "ready", lambda _: True), patch.object(fused, "failed", set()):
         yield kernels
 
 
 class Operations(TorchDispatchMode):
-    """The names of what is dispatched; views, and memory without numbers, are nothing that a device does."""
+    """The names of what is dispatched; views, questions, and memory without numbers are nothing that a device does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view and "empty" not in func.name():
+        if not func.is_view and "empty" not in func.name() and func.namespace != "prim":
             self.names.append(func.name())
         return func(*args, **(kwargs or {}))
 
@@ -59,9 +60,11 @@ def exact(x: Tensor, weight: Tensor, bias: Tensor, groups: int, act: bool, eps: 
     return y * y.sigmoid() if act else y
 
 
-def launched(numbers: int, x: Tensor, weight: Tensor, bias: Tensor, groups: int, act: bool) -> Tensor:
-    """By kernels, with tiles of no more than 16 positions."""
-    with patch.object(fused, "NUMBERS_PER_GROUP", numbers), patch.object(fused, "TILE", 1):
+def launched(
+    numbers: int, x: Tensor, weight: Tensor, bias: Tensor, groups: int, act: bool, positions: int = 16
+) -> Tensor:
+    """By kernels, with tiles of so many positions."""
+    with patch.object(fused, "NUMBERS_PER_GROUP", numbers), patch.object(fused, "TILE", positions * x.shape[2]):
         return launch_norm(x, weight, bias, groups, 1e-5, act)
 
 
@@ -74,9 +77,9 @@ def assert_near(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> None:
 @triton_only
 @pytest.mark.parametrize("numbers", LAUNCHES.values(), ids=list(LAUNCHES))
 @given(
-    n=st.integers(1, 3), p=st.integers(1, 70), part=st.integers(1, 12), groups=st.integers(1, 5), act=st.booleans(),
+    n=st.integers(1, 2), p=st.integers(1, 50), part=st.integers(1, 12), groups=st.integers(1, 3), act=st.booleans(),
     dtype=st.sampled_from(list(TOLERANCES)), weights=st.sampled_from([torch.float16, torch.float32, torch.float64]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_kernel_is_group_norm_and_silu(
     numbers: int, n: int, p: int, part: int, groups: int, act: bool, dtype: torch.dtype, weights: torch.dtype
 ) -> None:
@@ -88,16 +91,24 @@ def test_a_kernel_is_group_norm_and_silu(
 
 @triton_only
 @pytest.mark.parametrize("numbers", LAUNCHES.values(), ids=list(LAUNCHES))
-@pytest.mark.parametrize("c", [320, 640, 960, 1280, 1920, 2560])
-def test_a_kernel_takes_the_widths_of_the_network(c: int, numbers: int) -> None:
+@pytest.mark.parametrize("part", [10, 20, 30, 40, 60, 80])
+def test_a_kernel_takes_groups_as_wide_as_the_network_s(part: int, numbers: int) -> None:
+    c = 4 * part
     x, weight, bias = normal(1, 3, c), normal(c, seed=1), normal(c, seed=2)
-    assert_near(launched(numbers, x, weight, bias, 32, True), exact(x, weight, bias, 32, True), torch.float32)
+    assert_near(launched(numbers, x, weight, bias, 4, True), exact(x, weight, bias, 4, True), torch.float32)
+
+
+@triton_only
+@pytest.mark.parametrize("c", [320, 2560])
+def test_groups_that_stand_side_by_side_do_not_mix(c: int) -> None:
+    x, weight, bias = normal(1, 3, c) + normal(c, seed=3), normal(c, seed=1), normal(c, seed=2)
+    assert_near(launched(0, x, weight, bias, 32, True), exact(x, weight, bias, 32, True), torch.float32)
 
 
 @triton_only
 @pytest.mark.parametrize("numbers", LAUNCHES.values(), ids=list(LAUNCHES))
 def test_a_kernel_loses_nothing_to_a_mean_that_is_far_from_zero(numbers: int) -> None:
-    x, weight, bias = 100 + 0.1 * normal(2, 100, 20), torch.ones(20), torch.zeros(20)
+    x, weight, bias = 100 + 0.1 * normal(1, 100, 20), torch.ones(20), torch.zeros(20)
     assert_near(launched(numbers, x, weight, bias, 2, False), exact(x, weight, bias, 2, False), torch.float32)
 
 
@@ -106,14 +117,14 @@ def test_a_kernel_loses_nothing_to_a_mean_that_is_far_from_zero(numbers: int) ->
 def test_a_kernel_stands_a_first_number_that_is_unlike_all_others(numbers: int) -> None:
     x, weight, bias = 100 + 0.1 * normal(1, 1000, 20), torch.ones(20), torch.zeros(20)
     x[0, 0] = 0
-    theirs = exact(x, weight, bias, 2, False)
-    torch.testing.assert_close(launched(numbers, x, weight, bias, 2, False).double(), theirs, atol=5e-6, rtol=2e-6)
+    ours, theirs = launched(numbers, x, weight, bias, 2, False, positions=256), exact(x, weight, bias, 2, False)
+    torch.testing.assert_close(ours.double(), theirs, atol=5e-6, rtol=2e-6)
 
 
 @triton_only
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), d=st.integers(1, 300),
        dtype=st.sampled_from(list(TOLERANCES)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_the_geglu_kernel_is_geglu(shape: list[int], d: int, dtype: torch.dtype) -> None:
     x = (3 * normal(*shape, 2 * d)).to(dtype)
     value, gate = x.double().chunk(2, dim=-1)
@@ -130,12 +141,12 @@ def test_the_geglu_kernel_takes_the_widths_of_the_network(d: int) -> None:
 
 @triton_only
 def test_the_operations_keep_what_torch_asks_of_one() -> None:
-    x, weight, bias = normal(2, 40, 12), normal(12, seed=1), normal(12, seed=2)
+    x, weight, bias = normal(1, 5, 4), normal(4, seed=1), normal(4, seed=2)
     ops, tests = torch.ops.t2v, ("test_schema", "test_faketensor")
-    stats = ops.group_stats(x, 3, 16)
-    torch.library.opcheck(ops.group_norm.default, (x, weight, bias, 3, 1e-5, True), test_utils=tests)
-    torch.library.opcheck(ops.group_stats.default, (x, 3, 16), test_utils=tests)
-    torch.library.opcheck(ops.group_apply.default, (x, stats, weight, bias, 3, 16, 1e-5, True), test_utils=tests)
+    stats = ops.group_stats(x, 1, 4)
+    torch.library.opcheck(ops.group_norm.default, (x, weight, bias, 1, 1e-5, True), test_utils=tests)
+    torch.library.opcheck(ops.group_stats.default, (x, 1, 4), test_utils=tests)
+    torch.library.opcheck(ops.group_apply.default, (x, stats, weight, bias, 1, 4, 1e-5, True), test_utils=tests)
     torch.library.opcheck(ops.geglu.default, (x,), test_utils=tests)
 
 
@@ -148,10 +159,10 @@ from t2v.models import kernels
 TYPES = {**dict.fromkeys(("x", "out", "weight", "bias"), "*fp16"), "stats": "*fp32", "eps": "fp32"}
 for name in ("norm_kernel", "stats_kernel", "apply_kernel", "geglu_kernel"):
     kernel = getattr(kernels, name)
-    sizes = {"ROWS": 8, "LANES": 256, "ACT": True, "TILES": 128} | kernels.blocks(128, 320, 32, kernels.SLAB)
+    sizes = {"LANES": 256, "ACT": True, "TILES": 4} | kernels.blocks(4, 320, 32, kernels.SLAB)
     sizes = {name: size for name, size in sizes.items() if name in kernel.arg_names}
     signature = {name: "constexpr" if name in sizes else TYPES.get(name, "i32") for name in kernel.arg_names}
-    for target in (GPUTarget("cuda", 75, 32), GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx1100", 32)):
+    for target in (GPUTarget("cuda", 75, 32), GPUTarget("hip", "gfx1100", 32)):
         compiled = triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=sizes), target=target)
         assert {"cubin", "hsaco"} & set(compiled.asm), name
 """
@@ -172,9 +183,8 @@ def test_a_launch_is_one_operation_and_makes_its_result_and_nothing_else(kernels
         frames, short, clip, wide = (
             torch.empty(*shape, dtype=torch.float16, device="cuda")
             for shape in [(32, 2880, 320), (2, 2000, 320), (2, 69120, 320), (1, 24, 64, 64, 2560)])
-        for x, expected in (
-            (frames, ["t2v::group_norm"]), (short, ["t2v::group_norm"]), (clip, ["t2v::group_stats", "t2v::group_apply"])
-        ):
+        one, two = ["t2v::group_norm"], ["t2v::group_stats", "t2v::group_apply"]
+        for x, expected in ((frames, one), (short, one), (clip, two)):
             with Operations() as operations, Footprint([x, weight]) as footprint:
                 y = norm_silu(x, weight, weight, 32, 1e-5, True)
             assert operations.names == expected
@@ -187,7 +197,7 @@ def test_a_launch_is_one_operation_and_makes_its_result_and_nothing_else(kernels
 
 @pytest.mark.parametrize("act", [False, True])
 def test_without_kernels_a_gpu_needs_a_copy_a_norm_and_a_silu_that_copies_back(act: bool) -> None:
-    with FakeTensorMode(), torch.no_grad(), AsOnDevice(), patch.object(fused, "ready", lambda device: False):
+    with FakeTensorMode(), torch.no_grad(), AsOnDevice(), patch.object(fused, "ready", lambda _: False):
         x, weight = torch.empty(2, 60, 64, dtype=torch.float16, device="cuda"), torch.empty(64, device="cuda").half()
         with Operations() as operations:
             y = norm_silu(x, weight, weight, 32, 1e-5, act)
@@ -259,12 +269,13 @@ def test_kernels_run_where_they_can(kernels: Any) -> None:  # noqa: ARG001
     assert usable(x)
     assert usable(x.requires_grad_().detach())
     assert not usable(x)  # its gradient is asked for
+    weight = normal(8)
     with torch.no_grad():
         assert usable(x)
         assert not usable(x.transpose(1, 2))
         assert not usable(x.double())
         with Operations() as operations:
-            norm_silu(x, normal(8), normal(8), 4, 1e-5, True)
+            norm_silu(x, weight, weight, 4, 1e-5, True)
             geglu(x)
     assert operations.names == ["t2v::group_norm", "t2v::geglu"]
 
@@ -275,18 +286,18 @@ def test_after_a_launch_that_fails_torch_does_the_work_and_one_line_says_why(
     launch: str, kernels: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, weight, bias = normal(2, 6, 8), normal(8, seed=1), normal(8, seed=2)
-    tries = []
+    numbers, tries = LAUNCHES["one launch" if launch == "group_norm" else "two launches"], []
 
     def broken(*args: object) -> None:
         tries.append(args)
         raise RuntimeError("Failed to find C compiler")
 
-    with patch.object(kernels, launch, broken), patch.object(fused, "NUMBERS_PER_GROUP", launch == "group_norm"):
+    with patch.object(kernels, launch, broken), patch.object(fused, "NUMBERS_PER_GROUP", numbers):
         layer = geglu if launch == "geglu" else lambda x: norm_silu(x, weight, bias, 4, 1e-5, True)
         first, second = layer(x), layer(x)
-    assert torch.equal(first, second)
-    with patch.object(fused, "ready", lambda device: False):
+    with patch.object(fused, "ready", lambda _: False):
         assert torch.equal(first, layer(x))
+    assert torch.equal(first, second)
     assert len(tries) == 1
     assert not usable(x)
     (record,) = caplog.records
@@ -306,7 +317,7 @@ def test_memory_that_is_missing_is_not_a_reason_to_give_up_kernels(kernels: Any)
 def test_a_gpu_that_triton_would_choke_on_is_not_tried(capability: tuple[int, int], expected: bool) -> None:
     with (
         patch.object(torch.cuda, "is_available", lambda: True),
-        patch.object(torch.cuda, "get_device_capability", lambda device: capability),
+        patch.object(torch.cuda, "get_device_capability", lambda _: capability),
     ):
         assert fused.ready.__wrapped__(torch.device("cuda")) is expected
 

@@ -17,7 +17,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 # One launch reads a group in one program, from beginning to end, and is as slow as that; two divide it. So a group may
-# be the longer the more groups there are to keep a GPU busy with: 64 of 65,536 numbers take about as long either way.
+# be the longer the more groups there are to keep a GPU busy with. By estimate, not yet measured: 64 of 65,536 numbers
+# take as long either way.
 NUMBERS_PER_GROUP = 1024
 TILES, TILE = 128, 32_768  # so many parts of a sample at most, and numbers in each at least
 
@@ -95,8 +96,10 @@ def launch_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
 
 def plain_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, act: bool) -> Tensor:
     """The same by torch, which on a CPU takes channels last as it is, and on a GPU makes a copy with channels first."""
-    channels_first = rearrange(x, "n p c -> n c 1 p")  # a view; four axes, because torch knows channels_last of these
-    normed = rearrange(F.group_norm(channels_first, groups, weight, bias, eps), "n c 1 p -> n p c")
+    # A view; four axes, because torch knows channels_last of these. If the weights alone have gradients, it dies of
+    # channels last on a CPU, without an error (torch 2.13).
+    axes = "n c p" if recorded(weight, bias) and not x.requires_grad else "n c 1 p"
+    normed = rearrange(F.group_norm(rearrange(x, f"n p c -> {axes}"), groups, weight, bias, eps), f"{axes} -> n p c")
     if act and not recorded(normed) and not normed.is_contiguous():
         return torch.ops.aten.silu.out(normed, out=torch.empty_like(x))  # back to channels last on the way
     return (F.silu(normed, inplace=not recorded(normed)) if act else normed).contiguous()

@@ -169,7 +169,7 @@ def geglu_kernel(x, out, rows, d, ROWS: tl.constexpr, LANES: tl.constexpr):
 
 
 def blocks(p: int, c: int, groups: int, slab: int) -> dict[str, Any]:
-    """The sizes compiled into a GroupNorm kernel; as many groups side by side as fit into `slab` lanes, at least one."""
+    """Sizes that a GroupNorm kernel is compiled for, with as many groups side by side as `slab` lanes hold, or one."""
     wide = triton.next_power_of_2(c // groups)
     side = min(triton.next_power_of_2(groups), max(1, slab // wide))
     rows = min(triton.next_power_of_2(p), max(1, BLOCK // (side * wide)))
