@@ -10,16 +10,17 @@ from torch import Tensor
 from t2v.fitting import find_fit, lightness
 from t2v.hosts import Host
 from t2v.latents import Frame, encoded
+from t2v.lean import LeanVAE
 from t2v.plan import Plan
 from t2v.start import Hold, Start
 from t2v.watch import Watch
 
 
 class Reader:
-    """Reads the inputs of a plan. Its model's autoencoder has been placed on the host's device."""
+    """Reads the inputs of a plan. `vae`: its model's autoencoder, at work."""
 
-    def __init__(self, plan: Plan, host: Host, watch: Watch) -> None:
-        self.plan, self.host, self.watch, self.inputs = plan, host, watch, plan.inputs
+    def __init__(self, plan: Plan, vae: LeanVAE, host: Host, watch: Watch) -> None:
+        self.plan, self.vae, self.host, self.watch, self.inputs = plan, vae, host, watch, plan.inputs
         self.size, self.fit = plan.size, find_fit(plan.request.fit)
         clips = (self.inputs.film, self.inputs.ending)
         self.total = len(self.inputs.pictures) + sum(clip.frames for clip in clips if clip)
@@ -65,7 +66,7 @@ class Reader:
     def latents(self, frames: Iterable[Frame]) -> Tensor:
         """Latents 1 c f h w of `frames`, of which never more than one is in memory."""
         found = []
-        for latent in encoded(frames, self.plan.model.vae, self.host):
+        for latent in encoded(frames, self.vae):
             found.append(latent)
             self.done += 1
             self.watch.tick("read", self.done, self.total)

@@ -12,7 +12,7 @@ from t2v import weaving
 from t2v.freeinit import reinitialised
 from t2v.guidance import Denoiser, guided
 from t2v.hosts import Host
-from t2v.models.lora.merge import Mixture
+from t2v.lean import LeanUNet
 from t2v.plan import Plan
 from t2v.prompt import Contexts
 from t2v.ring import ring
@@ -26,10 +26,10 @@ Words = Callable[[Sequence[int]], Contexts | Told]  # frames of a film -> what a
 
 
 class Denoising:
-    """One pass over a film: `latents` makes it. `mixture`: the UNet of the plan, placed on the device."""
+    """One pass over a film: `latents` makes it. `network`: the UNet of the plan, at work."""
 
-    def __init__(self, plan: Plan, words: list[Words], mixture: Mixture, host: Host, watch: Watch) -> None:
-        self.plan, self.words, self.mixture, self.host, self.watch = plan, words, mixture, host, watch
+    def __init__(self, plan: Plan, words: list[Words], network: LeanUNet, host: Host, watch: Watch) -> None:
+        self.plan, self.words, self.network, self.host, self.watch = plan, words, network, host, watch
         self.noise = seeded_noise(plan.request.seed)
         self.levels = (-plan.sigmas).tolist()
         self.done = self.total = 0
@@ -103,7 +103,7 @@ class Denoising:
             return start.kept(start.base, plan.sigmas)
         x = start.x(noise, schedule, plan.sigmas)
         denoise = start.denoise(windowed(self.denoiser, frames, plan.windows), plan.sigmas)
-        self.mixture.at(first / plan.steps)
+        self.network.at(first / plan.steps)
         with ring(plan.model.unet) if plan.request.loop and not plan.windows.several(len(frames)) else nullcontext():
             for number, step in enumerate(
                     plan.sampler(denoise, x, plan.sigmas[first:], self.noise, plan.request.eta), start=first + 1):
@@ -114,7 +114,7 @@ class Denoising:
                     return None
                 if self.watch.stopped:
                     return step.x0
-                self.mixture.at(min(number, plan.steps - 1) / plan.steps)
+                self.network.at(min(number, plan.steps - 1) / plan.steps)
         return start.kept(schedule.to_network(x, plan.sigmas[-1]), plan.sigmas)
 
     def denoiser(self, frames: Sequence[int]) -> Denoise:
@@ -125,7 +125,7 @@ class Denoising:
             def context_at(sigma: float) -> Tensor:
                 return said.at(bisect_right(self.levels, -sigma) - 1)  # of the step that starts there, or that it is in
 
-            return Denoiser(self.plan.model.unet, self.plan.model.schedule, context_at, self.host.dtype)
+            return Denoiser(self.network, self.plan.model.schedule, context_at, self.host.dtype)
 
         positive, negative = map(of, self.words)
-        return guided(positive, negative, self.plan.cfg_scale)
+        return guided(positive, negative, self.plan.cfg_scale, self.network.both)

@@ -9,6 +9,7 @@ What a request comes to is in plan.py, where a film begins in start.py and begin
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -25,11 +26,13 @@ from t2v.hosts import Host
 from t2v.infotext import infotext
 from t2v.inputs import suggested, told
 from t2v.latents import decoded
-from t2v.memory import shortage_explained
+from t2v.lean import LeanUNet, LeanVAE
+from t2v.memory import TEXT, Ladder, shortage_explained
 from t2v.models import Model
 from t2v.models.embeddings import taught
 from t2v.models.lora.merge import changes_of, mixed
-from t2v.placement import placed
+from t2v.needs import Sizes, film_of, largest, plan_of
+from t2v.placement import placed, size_of
 from t2v.plan import Plan, planned
 from t2v.prompt import contexts
 from t2v.request import VideoRequest
@@ -53,6 +56,7 @@ class Film:
     infotext: str
     seconds: float
     interrupted: bool
+    notes: tuple[str, ...] = ()  # what had to be done differently, because memory ran out for instance
 
 
 def generate(
@@ -67,11 +71,13 @@ def generate(
     beside, items = companions(filled, model, host), filled.items()
     for number, item in enumerate(items):
         watch.begin(number, len(items))
-        with shortage_explained(f"{item.frames} frames of {item.width}x{item.height} with the model {model.name}"):
+        watch.notes = ()
+        wanted = f"{item.frames} frames of {item.width}x{item.height} with the model {model.name}"
+        with shortage_explained(wanted, partial(largest, item, host)):
             plan = planned(item, model, beside)
             if item.upscale > 1:
                 plan = refined(plan, refiner, beside if refiner is model else companions(item, refiner, host), host)
-            film = make_film(plan, host, watch)
+            film = make_film(within_memory(plan, host), host, watch)
         watch.skipped = False
         if film is not None:
             yield film
@@ -93,8 +99,8 @@ def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
     if latents is None or watch.skipped:
         return None
 
-    with placed(plan.model.vae, host.device, host.vae_dtype):
-        frames = decoded(latents, plan.model.vae, host, watch)
+    with LeanVAE(plan.model.vae, plan.memory, host, watch.note) as vae:
+        frames = decoded(latents, vae, watch)
         if upscaler is not None and plan.then is not None and not watch.stopped:
             frames, plan = upscaler.frames(frames, plan.then.size, host), plan.then
         text = infotext(told(request), model_hash=name, **({"interrupted": "yes"} if watch.stopped else {}))
@@ -107,26 +113,52 @@ def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
             soundtrack=plan.inputs.sound,
             sound_start=plan.inputs.sound_start,
         )
-    return Film(path, request, text, time.monotonic() - began, watch.stopped or watch.skipped)
+    return Film(path, request, text, time.monotonic() - began, watch.stopped or watch.skipped, watch.notes)
+
+
+def within_memory(plan: Plan, host: Host) -> Plan:
+    """`plan`, and how each pass is made within the memory there is by now."""
+    film, model = film_of(plan.request), plan.model
+    assert film is not None
+    then = within_memory(plan.then, host) if plan.then is not None else None
+    weights = sum(weight.nbytes for weight in model.unet.parameters())
+    memory = plan_of(Sizes(model.defaults, model.unet, model.vae, model.text, weights), film, host)
+    return replace(plan, memory=memory, then=then)
 
 
 def one_pass(plan: Plan, host: Host, watch: Watch, base: Tensor | None = None) -> Tensor | None:
     """Latents 1 c f h w: from what the prompts say and the inputs are, or `base`, the film of the pass before."""
-    unet, loras = plan.model.unet, plan.beside.loras
     words, start = read_prompts(plan, host, watch), read_inputs(plan, host, watch, base)
-    with mixed(unet, changes_of(loras, "unet")) as mixture, placed(unet, host.device, host.dtype):
-        latents = Denoising(plan, words, mixture, host, watch).latents(start)
+    with unet_at_work(plan, host, watch) as unet:
+        latents = Denoising(plan, words, unet, host, watch).latents(start)
     return base if latents is None and not watch.skipped else latents
+
+
+@contextmanager
+def unet_at_work(plan: Plan, host: Host, watch: Watch) -> Iterator[LeanUNet]:
+    """The UNet with its LoRAs, within the memory that is planned."""
+    unet = plan.model.unet
+    with (mixed(unet, changes_of(plan.beside.loras, "unet")) as mixture,
+          LeanUNet(unet, mixture, plan.memory, host, watch.note) as network):
+        yield network
 
 
 def read_prompts(plan: Plan, host: Host, watch: Watch) -> list[Words]:
     """What the prompt and the negative prompt say, with the text tower at work only for as long as it takes."""
     text = plan.model.text
-    with mixed(text, changes_of(plan.beside.loras, "text")) as mixture, placed(text, host.device, host.dtype):
-        watch.tick("encode", 0, 1)
-        mixture.at(0)
-        words = encode(plan, host)
-        watch.tick("encode", 1, 1)
+
+    def attempt(share: float) -> list[Words]:
+        resident = None if share == 1 else int(share * size_of(text, host.dtype))
+        with mixed(text, changes_of(plan.beside.loras, "text")) as mixture, placed(
+                text, host.device, host.dtype, resident):
+            mixture.at(0)
+            return encode(plan, host)
+
+    watch.tick("encode", 0, 1)
+    ladder = Ladder(TEXT[TEXT.index(plan.memory.text):], "reading the prompt",
+                    partial(host.reclaim, plan.memory.device), watch.note, lambda _: "a text tower that is streamed")
+    words = ladder.climb(attempt)
+    watch.tick("encode", 1, 1)
     return words
 
 
@@ -149,8 +181,8 @@ def read_inputs(plan: Plan, host: Host, watch: Watch, base: Tensor | None) -> St
     """What the film starts from, with the autoencoder at work only if there is anything."""
     if not plan.inputs and base is None:
         return Start()
-    with placed(plan.model.vae, host.device, host.vae_dtype):
-        return Reader(plan, host, watch).start(base)
+    with LeanVAE(plan.model.vae, plan.memory, host, watch.note) as vae:
+        return Reader(plan, vae, host, watch).start(base)
 
 
 def shown(frames: Iterator[Frame], plan: Plan) -> Iterator[Frame]:

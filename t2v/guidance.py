@@ -11,6 +11,7 @@ from t2v.schedule import Schedule
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, timestep [b], context) -> eps, v or x0 like x_t
 ContextAt = Callable[[float], Tensor]  # sigma -> context, for a prompt that changes on the way
+Join = Callable[[Tensor, Tensor], Tensor]  # two contexts -> both, one after the other
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,18 @@ class Denoiser:
         return (x - sigma / alpha * prediction) / (1 + sigma**2)
 
 
-def guided(cond: Denoiser, uncond: Denoiser, cfg_scale: float, batched: bool = False) -> Denoise:
+def guided(cond: Denoiser, uncond: Denoiser, cfg_scale: float, join: Join | None = None) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022) on all channels: x0_u + cfg_scale (x0_c - x0_u).
 
     x0 is linear in eps and in v, so this is the same as guiding what the network predicts. cfg_scale = 1 is `cond`
-    alone. `batched` runs both as one batch through the network: faster, and more memory. Contexts of unequal length
-    cannot share a batch; they run one after the other all the same.
+    alone. With `join` the network is told both contexts at once: faster, and more memory. Contexts of unequal length
+    cannot be joined; they are told one after the other all the same.
     """
     if cfg_scale == 1:
         return cond
-    both = together if batched else in_turn
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        x0_cond, x0_uncond = both(cond, uncond, x, sigma)
+        x0_cond, x0_uncond = together(cond, uncond, x, sigma, join) if join else in_turn(cond, uncond, x, sigma)
         return x0_uncond + cfg_scale * (x0_cond - x0_uncond)
 
     return denoise
@@ -69,10 +69,14 @@ def in_turn(cond: Denoiser, uncond: Denoiser, x: Tensor, sigma: float) -> tuple[
     return cond(x, sigma), uncond(x, sigma)
 
 
-def together(cond: Denoiser, uncond: Denoiser, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """x0 of both, in one pass of the network of `cond` if the contexts have one shape."""
+def together(cond: Denoiser, uncond: Denoiser, x: Tensor, sigma: float, join: Join) -> tuple[Tensor, Tensor]:
+    """x0 of both, in one pass of the network of `cond` if the contexts have one shape.
+
+    A single film, which is the same for both, is given to the network once.
+    """
     contexts = cond.context_at(sigma), uncond.context_at(sigma)
     if contexts[0].shape != contexts[1].shape:
         return in_turn(cond, uncond, x, sigma)
-    x0_cond, x0_uncond = replace(cond, context=torch.cat(contexts))(torch.cat([x, x]), sigma).chunk(2)
+    films = x if len(x) == 1 else torch.cat([x, x])
+    x0_cond, x0_uncond = replace(cond, context=join(*contexts))(films, sigma).chunk(2)
     return x0_cond, x0_uncond

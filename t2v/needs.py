@@ -1,90 +1,236 @@
-"""What a request will need, told before anything is loaded.
+"""The memory plan of a film, made before anything is loaded: what it will need, and how it fits.
 
-`generate` brings one network at a time to the device, runs guidance one half after the other, and decodes frame by
-frame. So the peak is that of one network, in nearly every film the UNet's: its weights, and the numbers that are
-alive at once where its layers are hungriest. These grow with frames x height x width, by a factor that follows from
-the configuration; the tests hold it against a count of every tensor of the real networks. Kernels want room for
-themselves on top, which RESERVE stands for.
+`generate` brings one network at a time to the device, and decodes frame by frame. So the peak is that of one network:
+the weights of it that stay there, and the numbers that are alive at once where its layers are hungriest (alive.py).
+Of each ladder in memory.py the plan takes the first rung that fits into what is free. Kernels want room for themselves
+on top, which RESERVE stands for.
 
 On the CPU nothing is copied: weights are read from mapped files, in the precision of the file, and the system may
 drop what it has read. They count as needed, for reading them again at every step is slow; but it would work.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
+from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
-from t2v.models import catalog
+from t2v.memory import TEXT, MemoryPlan, UNetRung, rungs
+from t2v.models import catalog, fused
 from t2v.models.assembly import weights
-from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers
+from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers, encoder_numbers
 from t2v.models.checkpoint import blank
 from t2v.models.configuration import Defaults
 from t2v.models.contents import contents, size_of
+from t2v.models.ram import available_memory
 from t2v.models.text import TextConfig, TextTower
+from t2v.models.tiles import sides
 from t2v.models.unet import UNet3D, UNetConfig
+from t2v.placement import size_of as size_of_units
+from t2v.placement import taken
 from t2v.request import VideoRequest
 
 RESERVE = 512 * 2**20  # bytes
-TRANSFORMER = 20  # widths: input, two sums and a norm; in the GEGLU its projection (8), the gate's gelu and the product
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes at the peak, on the device that computes, and how many of them are weights."""
-
-    device: int
-    weights: int
+RAM = 2 * 2**30  # bytes of memory that pinned weights leave to everybody else
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many numbers the networks of a model hold, and how many more are alive in them at once."""
+    """A model without its weights: its networks, and what else is to know."""
 
     defaults: Mapping[str, Any]  # settings of a request
-    unet: int
-    vae: int
-    text: int
+    unet: UNet3D
+    vae: AutoencoderKL
+    text: TextTower
     unet_file: int  # bytes, for the CPU
-    per_latent: float  # in the UNet, for each latent of each frame
-    autoencoder: AutoencoderConfig
-    factor: int  # pixels a latent is wide
+
+
+@dataclass(frozen=True)
+class Film:
+    """What of a request counts: sides in pixels, of its largest pass, and the frames that the UNet sees together."""
+
+    width: int
+    height: int
+    frames: int
+    guided: bool
+    started: bool  # from pictures, a film or a pass before, which are encoded
+
+
+# ---- from a request to its plan ----
 
 
 def need_of(request: VideoRequest, host: Host) -> int | None:
-    """Bytes at the peak on the device that computes; None where there is no such model, or no telling."""
-    found = need(request, host)
+    """Bytes that the fastest plan takes on the device that computes; None for no such model, or no telling."""
+    found = need(request, host, math.inf)
     return found.device if found else None
 
 
+def need(request: VideoRequest, host: Host, free: float | None = None) -> MemoryPlan | None:
+    """The plan for `free` bytes, or for what is free by now; None where there is no such model, or no telling."""
+    try:
+        return need_of_model(catalog.find_model(request.model, host.model_folders), request, host, free)
+    except T2VError:
+        return None
+
+
+def need_of_model(path: Path, request: VideoRequest, host: Host, free: float | None = None) -> MemoryPlan | None:
+    """The same with the model at `path`, whatever the request names."""
+    try:
+        files = [path] if path.is_file() else sorted(path.iterdir())
+        states = tuple((file, status.st_mtime_ns, status.st_size) for file in files for status in (file.stat(),))
+        return need_with(sizes_of(path, tuple(host.model_folders), states), request, host, free)
+    except (T2VError, OSError):
+        return None
+
+
+def need_of_published(request: VideoRequest, host: Host) -> MemoryPlan | None:
+    """The same with the published model in half precision, which need not be there."""
+    return need_with(published_sizes(), request, host)
+
+
+def need_with(sizes: Sizes, request: VideoRequest, host: Host, free: float | None = None) -> MemoryPlan | None:
+    film = film_of(request.filled(sizes.defaults))
+    return plan_of(sizes, film, host, free) if film else None
+
+
+def film_of(request: VideoRequest) -> Film | None:
+    """What of a request counts, if all of it is settled."""
+    if request.frames is None or request.height is None or request.width is None:
+        return None
+    width, height = (round(side * request.upscale / 8) * 8 for side in (request.width, request.height))
+    whole = request.frames + (request.overlap if request.extend else 0)
+    started = bool(request.pictures or request.film or request.upscale > 1)
+    return Film(width, height, min(whole, request.window or whole), request.cfg_scale != 1, started)
+
+
+# ---- from a film to its plan ----
+
+
+def plan_of(sizes: Sizes, film: Film, host: Host, free: float | None = None) -> MemoryPlan:
+    """The first rung of each ladder that fits into `free` bytes beside the reserve, or else the last."""
+    if free is None:
+        memory = host.memory
+        free = memory.free if memory else math.inf
+    room = free - RESERVE
+    kept = lifted(sizes, host)
+    encode = first(TEXT, room, lambda share: text_bytes(sizes, share, host, kept))
+    unet = first(rungs(host.device), room, lambda rung: unet_bytes(sizes, film, rung, host, kept))
+    tile = first(sides(film.height // sizes.vae.factor, film.width // sizes.vae.factor), room,
+                 lambda tile: vae_bytes(sizes, film, tile, host, kept))
+    stages = {"encode": encode, "denoise": unet, "decode": tile}
+    most = max(stages.values(), key=lambda stage: stage.peak)
+    return MemoryPlan(unet.rung, encode.rung, tile.rung, pinned(sizes, unet.rung, host),
+                      {name: stage.peak for name, stage in stages.items()}, most.weights)
+
+
+class Stage(NamedTuple):
+    """A rung, and bytes on the device: of weights, and at the peak."""
+
+    rung: Any
+    weights: int
+    peak: int
+
+
+def first(ladder: Iterable[Any], room: float, bytes_of: Callable[[Any], tuple[int, float]]) -> Stage:
+    """The first rung of a ladder whose weights and activations fit into `room`, or the last."""
+    stage = Stage(None, 0, 0)
+    for rung in ladder:
+        held, more = bytes_of(rung)
+        stage = Stage(rung, held, held + round(more))
+        if stage.peak <= room:
+            break
+    return stage
+
+
+def unet_bytes(sizes: Sizes, film: Film, rung: UNetRung, host: Host, kept: int) -> tuple[int, float]:
+    """Weights and activations of the UNet on a rung. As `kept`, weights of all networks stay on the device."""
+    bytes_each = host.dtype.itemsize
+    if host.device.type == "cpu":
+        held = min(weights_of(sizes.unet, host.dtype, 1.0), sizes.unet_file)
+    else:
+        held = kept or weights_of(sizes.unet, host.dtype, rung.share)
+    work = Activations(sizes.unet.config, film.frames, film.height // sizes.vae.factor, film.width // sizes.vae.factor,
+                       2 if film.guided and rung.pair else 1, rung.at_once, not fused.ready(host.device))
+    return held, bytes_each * work.peak
+
+
+def vae_bytes(sizes: Sizes, film: Film, tile: int, host: Host, kept: int) -> tuple[int, float]:
+    """The same of the autoencoder at a frame, both ways where the film starts from something."""
+    held, size, dtype = kept or weights_of(sizes.vae, host.vae_dtype, 1.0), (film.height, film.width), host.vae_dtype
+    ways = [decoder_numbers, *([encoder_numbers] if film.started else [])]
+    return held, dtype.itemsize * max(way(sizes.vae.config, size, dtype, tile) for way in ways)
+
+
+def text_bytes(sizes: Sizes, share: float, host: Host, kept: int) -> tuple[int, float]:
+    """The same of the text tower; 77 words are little beside its weights."""
+    held = kept or weights_of(sizes.text, host.dtype, share if host.device.type != "cpu" else 1.0)
+    return held, host.dtype.itemsize * 77 * 16 * sizes.text.config.width
+
+
+def lifted(sizes: Sizes, host: Host) -> int:
+    """Bytes of the weights that stay on the device between films, and so in each stage; 0 if none do."""
+    if host.device.type == "cpu" or host.settings.keep != "device":
+        return 0
+    return sum(weights_of(network, host.vae_dtype if network is sizes.vae else host.dtype, 1.0)
+               for network in (sizes.unet, sizes.vae, sizes.text))
+
+
+def weights_of(network: nn.Module, dtype: torch.dtype, share: float) -> int:
+    """Bytes on the device of the weights of a network, a share of which stays there."""
+    known = KNOWN.setdefault(network, {})
+    if (dtype, share) not in known:
+        known[dtype, share] = counted(network, dtype, share)
+    return known[dtype, share]
+
+
+KNOWN: MutableMapping[nn.Module, dict[tuple[torch.dtype, float], int]] = WeakKeyDictionary()
+
+
+def counted(network: nn.Module, dtype: torch.dtype, share: float) -> int:
+    return taken(network, dtype, None if share == 1 else int(share * size_of_units(network, dtype))).device
+
+
+def pinned(sizes: Sizes, rung: UNetRung, host: Host) -> bool:
+    """Whether there is enough memory for a page-locked copy of what is streamed."""
+    there = available_memory()
+    if rung.share == 1 or there is None:
+        return False
+    return (1 - rung.share) * weights_of(sizes.unet, host.dtype, 1.0) + RAM < there
+
+
+# ---- in words ----
+
+
 def verdict(request: VideoRequest, host: Host) -> str:
-    """One sentence: what the request needs, what there is, and what to do if that is too little; "" where need_of is
-    None."""
+    """One sentence: what the request needs, what there is, and how it fits; "" where need_of is None."""
     found = need(request, host)
     return sentence(found, host) if found else ""
 
 
-def sentence(found: Need, host: Host) -> str:
-    """What is needed, what there is, and what to do if that is too little."""
+def sentence(found: MemoryPlan, host: Host) -> str:
+    """What is needed, what there is, what is done to make it fit, or what to do if it does not."""
     memory, cpu = host.memory, host.device.type == "cpu"
     needs = f"Needs about {amount(found.device)} {'of memory' if cpu else 'on the device'}"
+    how = f" ({found})" if str(found) else ""
     if memory is None:
-        return f"{needs}."
+        return f"{needs}{how}."
     there = f"{amount(memory.free)} of {amount(memory.total)} are free"
     if found.device + RESERVE <= memory.free:
-        return f"{needs}; {there}."
-    return f"{needs}, and {there}: {(shortage_of_memory if cpu else shortage_on_device)(found, memory)}."
+        return f"{needs}; {there}{how}."
+    return f"{needs}, and {there}{how}: {(shortage_of_memory if cpu else shortage_on_device)(found, memory)}."
 
 
-def shortage_on_device(found: Need, memory: Memory) -> str:
-    """What it means that less than `found` and the reserve is free on a device of its own memory."""
-    if found.weights > memory.total:
-        return "the model alone is too large for it, so choose a smaller one or compute on the CPU"
+def shortage_on_device(found: MemoryPlan, memory: Memory) -> str:
+    """What it means that less than the leanest plan and the reserve is free on a device of its own memory."""
     if found.device > memory.total:
         return "it does not fit, so take fewer frames or a smaller size"
     if found.device <= memory.free or found.device + RESERVE > memory.total:
@@ -92,7 +238,7 @@ def shortage_on_device(found: Need, memory: Memory) -> str:
     return "others have to make room"
 
 
-def shortage_of_memory(found: Need, memory: Memory) -> str:
+def shortage_of_memory(found: MemoryPlan, memory: Memory) -> str:
     """The same where weights need not stay in memory, and other programs cannot be sent away."""
     if found.device <= memory.free:
         return "it will be tight, and easier with fewer frames or a smaller size"
@@ -101,60 +247,38 @@ def shortage_of_memory(found: Need, memory: Memory) -> str:
     return "it does not fit, so take fewer frames or a smaller size, or close other programs"
 
 
+def largest(request: VideoRequest, host: Host) -> str:
+    """What would fit of a film that does not, by now: fewer frames of its size, as many of a smaller one; "" for
+    nothing, or no telling."""
+    memory, found = host.memory, need(request, host, 0)
+    if memory is None or found is None or not (request.frames and request.width and request.height):
+        return ""
+
+    def fits(**changes: Any) -> bool:
+        plan = need(replace(request, **changes), host, 0)
+        weights = plan.weights if plan and host.device.type == "cpu" else 0  # which need not stay in memory
+        return plan is not None and plan.device - weights + RESERVE <= memory.free
+
+    shape = request.width / request.height
+    frames = bisect_left(range(1, request.frames), True, key=lambda frames: not fits(frames=frames))
+    rows = bisect_left(range(16, request.height, 8), True,
+                       key=lambda height: not fits(height=height, width=across(height, shape)))
+    height = 8 + 8 * rows
+    return " or ".join([*([f"{frames} frames"] if frames else []),
+                        *([f"{across(height, shape)}x{height}"] if rows else [])])
+
+
+def across(height: int, shape: float) -> int:
+    """The width to a height, as VideoRequest takes it."""
+    return max(16, round(height * shape / 8) * 8)
+
+
 def amount(size: int) -> str:
     """Memory as it stands on the box of a device, where a GB has 2**30 bytes."""
     return f"{size / 2**30:.1f} GB" if size >= 2**30 / 10 else f"{size / 2**20:.0f} MB"
 
 
-def need(request: VideoRequest, host: Host) -> Need | None:
-    """What the hungriest part of making a film of `request` takes; None where that cannot be told."""
-    try:
-        return need_of_model(catalog.find_model(request.model, host.model_folders), request, host)
-    except T2VError:
-        return None
-
-
-def need_of_model(path: Path, request: VideoRequest, host: Host) -> Need | None:
-    """The same with the model at `path`, whatever the request names."""
-    try:
-        files = [path] if path.is_file() else sorted(path.iterdir())
-        states = tuple((file, status.st_mtime_ns, status.st_size) for file in files for status in (file.stat(),))
-        return need_with(sizes_of(path, tuple(host.model_folders), states), request, host)
-    except (T2VError, OSError):
-        return None
-
-
-def need_of_published(request: VideoRequest, host: Host) -> Need | None:
-    """The same with the published model in half precision, which need not be there."""
-    return need_with(published_sizes(), request, host)
-
-
-def need_with(sizes: Sizes, request: VideoRequest, host: Host) -> Need | None:
-    film = request.filled(sizes.defaults)
-    if film.frames is None or film.height is None or film.width is None:
-        return None
-    size = round(film.height * film.upscale), round(film.width * film.upscale)  # of the second pass, where there is one
-    latents = frames_at_once(film, film.frames) * size[0] * size[1] // sizes.factor**2
-    return max(stages(sizes, latents, size, host), key=lambda stage: stage.device)
-
-
-def frames_at_once(film: VideoRequest, frames: int) -> int:
-    """Frames that the UNet sees together: those of a window, and when a film goes on, the ones before."""
-    whole = frames + (film.overlap if film.extend else 0)
-    return min(whole, film.window or whole)
-
-
-def stages(sizes: Sizes, latents: int, size: tuple[int, int], host: Host) -> list[Need]:
-    """UNet, autoencoder and text tower at work; 77 words are next to nothing beside the weights of the tower."""
-    bytes_each, vae_bytes_each = host.dtype.itemsize, host.vae_dtype.itemsize
-    weights = [sizes.unet * bytes_each, sizes.vae * vae_bytes_each, sizes.text * bytes_each]
-    if host.device.type == "cpu":
-        weights[0] = min(weights[0], sizes.unet_file)
-    elif host.settings.keep == "device":
-        weights = [sum(weights)] * len(weights)
-    picture = decoder_numbers(sizes.autoencoder, size, host.vae_dtype)
-    alive = [sizes.per_latent * latents * bytes_each, picture * vae_bytes_each, 0]
-    return [Need(held + round(more), held) for held, more in zip(weights, alive, strict=True)]
+# ---- sizes of models ----
 
 
 @lru_cache(maxsize=32)
@@ -162,42 +286,10 @@ def sizes_of(path: Path, folders: tuple[Path, ...], files: object) -> Sizes:  # 
     """The sizes of a model, for as long as its `files` stay the same. ModelError or OSError where there is none."""
     made = catalog.configured(path, folders)
     unet_file = weights(contents(path), UNet3D, made.files.ckpt_unet).resolve(strict=True)
-    return sizes(catalog.networks(path, folders), size_of(unet_file), asdict(made.defaults))
+    return Sizes(asdict(made.defaults), *catalog.networks(path, folders), size_of(unet_file))
 
 
 @lru_cache(maxsize=1)
 def published_sizes() -> Sizes:
-    unet = blank(UNet3D, UNetConfig())
-    networks = unet, blank(AutoencoderKL, AutoencoderConfig()), blank(TextTower, TextConfig())
-    return sizes(networks, 2 * count(unet), asdict(Defaults()))
-
-
-def sizes(networks: tuple[UNet3D, AutoencoderKL, TextTower], unet_file: int, defaults: Mapping[str, Any]) -> Sizes:
-    unet, vae, text = networks
-    return Sizes(defaults, count(unet), count(vae), count(text), unet_file, unet_numbers(unet.config),
-                 vae.config, vae.factor)
-
-
-def count(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
-
-
-def unet_numbers(config: UNetConfig) -> float:
-    """Numbers alive at once in the UNet for each latent of each frame.
-
-    In the published one these are most in its very first transformer, which is wider than the level that it stands
-    in; in others, as a level of the decoder begins.
-    """
-    dim, inner = config.dim, config.num_heads * config.head_dim
-    stem = dim + (TRANSFORMER - 1) * inner if config.temporal_attention else 0
-    return max(float(stem), *(level_numbers(config, level) for level in range(len(config.dim_mult))))
-
-
-def level_numbers(config: UNetConfig, level: int) -> float:
-    """What came up from below, the same joined with a skip, the skips that still wait, and the layer at work."""
-    dims = [config.dim * mult for mult in config.dim_mult]
-    dim, below = dims[level], dims[min(level + 1, len(dims) - 1)]
-    waiting = sum((config.res_blocks + 1) * dims[finer] / 4**finer for finer in range(level + 1)) - dim / 4**level
-    attends = 0.5**level in config.attn_scales
-    layer = TRANSFORMER * dim if attends else max(2 * (below + dim), 5 * dim)
-    return waiting + (2 * below + dim + layer) / 4**level
+    networks = blank(UNet3D, UNetConfig()), blank(AutoencoderKL, AutoencoderConfig()), blank(TextTower, TextConfig())
+    return Sizes(asdict(Defaults()), *networks, 2 * sum(weight.numel() for weight in networks[0].parameters()))

@@ -13,7 +13,7 @@ Between two forwards `weight.data` of a streamed unit is a tensor in host memory
 put another there: it is looked at anew each time the unit is brought. The networks know nothing of all this.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate, chain
@@ -26,7 +26,19 @@ from torch import Tensor, nn
 ALIGNED = 64  # bytes, between the weights of a unit
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
 
-Skip = Callable[[str], bool]  # whether the weight of this name stays where it is, because it is used from elsewhere
+
+class Layout(NamedTuple):
+    """Which weights of a network stand where. Those of no part named here stay on the device, each by itself."""
+
+    units: Sequence[nn.Module] = ()  # called as a whole; those first that should stay if not all can
+    common: Sequence[nn.Module] = ()  # inside of units, but used together from outside: on the device, side by side
+    lent: Sequence[nn.Module] = ()  # used so seldom that they stay where they are, and are brought by being used
+
+
+def layout_of(network: nn.Module) -> Layout:
+    """What `network` says about itself in a method `layout`."""
+    layout = getattr(network, "layout", None)
+    return layout() if callable(layout) else Layout()
 
 
 class Placing(NamedTuple):
@@ -36,19 +48,23 @@ class Placing(NamedTuple):
     slots: int  # room for those that come and go
     moved: int
 
+    @property
+    def device(self) -> int:
+        return self.resident + self.slots
+
 
 @contextmanager
 def placed(
-    network: nn.Module, device: torch.device, dtype: torch.dtype, units: Sequence[nn.Module] = (),
-    resident: int | None = None, pin: bool = False, skip: Skip | None = None,
+    network: nn.Module, device: torch.device, dtype: torch.dtype, resident: int | None = None, pin: bool = False,
+    layout: Layout | None = None,
 ) -> Iterator[None]:
     """Weights of `network` on `device` in `dtype` for the time of a `with` block.
 
     With `resident` None all of them; on the CPU nothing moves then, because the layers bring each weight to the
     precision of their input as they use it, and a memory-mapped file costs no memory of its own. Otherwise only the
-    first of `units`, about `resident` bytes of them, and what belongs to no unit; the others are there for as long as
-    their forward runs. `pin` keeps these in page-locked host memory in `dtype`, so that nothing but the bus limits
-    them. What is there already is left alone.
+    first units of its layout, about `resident` bytes of them, and what belongs to no unit; the others are there for as
+    long as their forward runs. `pin` keeps these in page-locked host memory in `dtype`, so that nothing but the bus
+    limits them. What is there already is left alone.
 
     Afterwards the tensors that were there before are back, untouched, and device memory is free again.
     """
@@ -57,7 +73,7 @@ def placed(
         undo.callback(put_back, kept)
         if device.type != "cpu" or resident is not None:
             try:
-                move(divided(network, units, dtype, resident, skip, device), device, pin, undo)
+                move(divided(network, dtype, resident, layout, device), device, pin, undo)
             except Exception as error:
                 clear_frames(error.__traceback__)  # or memory of the device would live as long as the error
                 raise
@@ -80,16 +96,14 @@ def units_of(network: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
     return found
 
 
-def sizes(units: Iterable[nn.Module], dtype: torch.dtype) -> list[int]:
-    """Bytes of each unit on a device."""
-    return [Unit(module, (weight for _, weight in weights_of(module)), dtype).size for module in units]
+def size_of(network: nn.Module, dtype: torch.dtype, layout: Layout | None = None) -> int:
+    """Bytes of all units on a device: what `resident` is a part of."""
+    return sum(unit.size for unit in divided(network, dtype, None, layout).stay)
 
 
-def streamed_bytes(
-    network: nn.Module, units: Sequence[nn.Module], dtype: torch.dtype, resident: int | None, skip: Skip | None = None
-) -> Placing:
+def taken(network: nn.Module, dtype: torch.dtype, resident: int | None, layout: Layout | None = None) -> Placing:
     """What `placed` with the same arguments will take where nothing is on the device yet."""
-    stay, travel, rest = divided(network, units, dtype, resident, skip)
+    stay, travel, rest = divided(network, dtype, resident, layout)
     lone = sum(up(weight.numel() * kind.itemsize, BLOCK) for weight, kind, _ in rest)
     travels = [unit.size for unit in travel]
     return Placing(sum(unit.size for unit in stay) + lone, len(travels[:2]) * max(travels, default=0),
@@ -136,23 +150,28 @@ class Division(NamedTuple):
 
 
 def divided(
-    network: nn.Module, units: Sequence[nn.Module], dtype: torch.dtype, resident: int | None, skip: Skip | None = None,
+    network: nn.Module, dtype: torch.dtype, resident: int | None, layout: Layout | None = None,
     device: torch.device | None = None,
 ) -> Division:
     """Who stays and who travels, of the weights that are not on `device` in `dtype` already."""
-    names = {module: name for name, module in network.named_modules()}
+    layout = layout_of(network) if layout is None else layout
     exact = None if device is None or device.type == "cpu" else torch.empty(0, device=device).device  # with its index
+    apart = {weight for part in (*layout.common, *layout.lent) for _, weight in weights_of(part)}
 
     def moving(module: nn.Module) -> list[Tensor]:
-        kept = [weight for name, weight in weights_of(module, names[module]) if not (skip and skip(name))]
-        return [weight for weight in kept if (weight.device, weight.dtype) != (exact, placed_dtype(weight, dtype))]
+        return [weight for _, weight in weights_of(module)
+                if (weight.device, weight.dtype) != (exact, placed_dtype(weight, dtype))]
 
-    made = {module: Unit(module, moving(module), dtype) for module in units}
+    made = {module: Unit(module, (weight for weight in moving(module) if weight not in apart), dtype)
+            for module in layout.units}
     ends = accumulate(unit.size for unit in made.values())
     stay = [unit for unit, end in zip(made.values(), ends, strict=True) if resident is None or end <= resident]
     order = [made[module] for module in network.modules() if module in made]
-    united = {part.weight for unit in order for part in unit.parts}
-    return Division(stay, [unit for unit in order if unit not in stay],
+    shared = [weight for module in layout.common for weight in moving(module)]
+    shared.sort(key=lambda weight: -weight.ndim)  # matrices beside matrices, biases beside biases
+    common = [Unit(network, shared, dtype)] if shared else []
+    united = apart.union(part.weight for unit in order for part in unit.parts)
+    return Division([*common, *stay], [unit for unit in order if unit not in stay],
                     [Part(weight, placed_dtype(weight, dtype)) for weight in moving(network) if weight not in united])
 
 
@@ -295,16 +314,20 @@ class Traffic:
     def begin(self, undo: ExitStack) -> None:
         for unit in self.following:
             undo.callback(unit.module.register_forward_pre_hook(partial(self.enter, unit)).remove)
+            undo.callback(unit.module.register_forward_hook(partial(self.go_on, unit)).remove)
             undo.callback(unit.module.register_forward_hook(self.leave, always_call=True).remove)
 
     def enter(self, unit: Unit, *_: object) -> None:
-        """`unit` will compute next, and meanwhile what follows it is on its way."""
+        """`unit` will compute next."""
         self.leave()  # whatever an interrupt has left standing
         self.used, self.hosts = self.brought(unit), [part.weight.data for part in unit.parts]
         self.queue.hold(self.used.arrived)
+        unit.stand(self.used.views(unit))
+
+    def go_on(self, unit: Unit, *_: object) -> None:
+        """The device has been told all that `unit` computes, and is busy with it; what follows is sent on its way."""
         if len(self.slots) > 1:
             self.brought(self.following[unit])
-        unit.stand(self.used.views(unit))
 
     def leave(self, *_: object) -> None:
         """The unit at work has computed; or has failed to, perhaps before it was there."""

@@ -1,6 +1,6 @@
 """What a request comes to with a model: every name looked up, every file found, nothing left open."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from t2v.companions import Companions
 from t2v.errors import RequestError
 from t2v.inputs import Inputs, inputs
+from t2v.memory import MemoryPlan
 from t2v.models import Model
 from t2v.request import VideoRequest
 from t2v.sampling import Sampler, find_sampler
@@ -34,6 +35,7 @@ class Plan:
     inputs: Inputs
     windows: Windows
     noise: StartNoise
+    memory: MemoryPlan = field(default_factory=MemoryPlan)
     stage: str = "denoise"
     then: "Plan | None" = None
 

@@ -1,6 +1,7 @@
 """A second pass over a film: its plan, and the latents of the first in the size of the second."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,15 +14,16 @@ from t2v.companions import Companions
 from t2v.errors import RequestError
 from t2v.hosts import Host
 from t2v.latents import Frame, encoded, to_uint8
+from t2v.lean import LeanVAE
 from t2v.models import Model
-from t2v.placement import placed
 from t2v.plan import Plan, planned
 from t2v.schedule import find
 from t2v.watch import Watch
 
 LARGEST = 4096  # pixels, as in the request
 
-Enlarge = Callable[[Tensor, Plan, Plan, Host], Iterator[Tensor]]  # latents 1 c f h w of a pass -> 1 c h w for another
+# Latents 1 c f h w of a pass -> 1 c h w for another.
+Enlarge = Callable[[Tensor, Plan, Plan, Host, Watch], Iterator[Tensor]]
 
 
 def refined(plan: Plan, model: Model, beside: Companions, host: Host) -> Plan:
@@ -56,7 +58,7 @@ def enlarged(latents: Tensor, plan: Plan, host: Host, watch: Watch) -> Tensor | 
     assert plan.then is not None
     found: list[Tensor] = []
     watch.tick("enlarge", 0, latents.shape[2])
-    for latent in find_upscaler(plan.request.upscale_by, host)(latents, plan, plan.then, host):
+    for latent in find_upscaler(plan.request.upscale_by, host)(latents, plan, plan.then, host, watch):
         found.append(latent)
         watch.tick("enlarge", len(found), latents.shape[2])
         if watch.stopped or watch.skipped:
@@ -64,17 +66,25 @@ def enlarged(latents: Tensor, plan: Plan, host: Host, watch: Watch) -> Tensor | 
     return torch.stack(found, dim=2)
 
 
-def by_frames(latents: Tensor, small: Plan, large: Plan, host: Host) -> Iterator[Tensor]:
+def by_frames(latents: Tensor, small: Plan, large: Plan, host: Host, watch: Watch) -> Iterator[Tensor]:
     """Decoded, enlarged as pictures are, and encoded again, frame by frame. Any two models can work together so."""
-    (width, height), dtype = large.size, host.vae_dtype
-    with placed(small.model.vae, host.device, dtype), placed(large.model.vae, host.device, dtype):
+    width, height = large.size
+    with autoencoders(small, large, host, watch) as (decoder, encoder):
         for latent in latents.unbind(2):
-            picture = small.model.vae.decode(latent.to(dtype)).float()
+            picture = decoder.decode(latent).float()
             picture = F.interpolate(picture, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
-            yield large.model.vae.encode(picture.to(dtype)).float()
+            yield encoder.encode(picture)
 
 
-def by_latents(latents: Tensor, _small: Plan, large: Plan, _host: Host) -> Iterator[Tensor]:
+@contextmanager
+def autoencoders(small: Plan, large: Plan, host: Host, watch: Watch) -> Iterator[tuple[LeanVAE, LeanVAE]]:
+    """Those of both passes, at work; where they are one, its weights are on the device once."""
+    with (LeanVAE(small.model.vae, small.memory, host, watch.note) as decoder,
+          LeanVAE(large.model.vae, large.memory, host, watch.note) as encoder):
+        yield decoder, encoder
+
+
+def by_latents(latents: Tensor, _small: Plan, large: Plan, _host: Host, _watch: Watch) -> Iterator[Tensor]:
     """The latents themselves, bilinear: no detour, softer, and for models that share an autoencoder."""
     for latent in latents.unbind(2):
         yield F.interpolate(latent, large.shape[-2:], mode="bilinear", antialias=True)
@@ -86,12 +96,11 @@ class ByHost:
 
     name: str
 
-    def __call__(self, latents: Tensor, small: Plan, large: Plan, host: Host) -> Iterator[Tensor]:
+    def __call__(self, latents: Tensor, small: Plan, large: Plan, host: Host, watch: Watch) -> Iterator[Tensor]:
         """As `by_frames`."""
-        vae, dtype = small.model.vae, host.vae_dtype
-        with placed(vae, host.device, dtype), placed(large.model.vae, host.device, dtype):
-            frames = (to_uint8(vae.decode(latent.to(dtype))[0]) for latent in latents.unbind(2))
-            yield from encoded(self.frames(frames, large.size, host), large.model.vae, host)
+        with autoencoders(small, large, host, watch) as (decoder, encoder):
+            frames = (to_uint8(decoder.decode(latent)[0]) for latent in latents.unbind(2))
+            yield from encoded(self.frames(frames, large.size, host), encoder)
         host.collect()  # hosts let go of the weights of an upscaler, but not of the memory that they were in
 
     def frames(self, frames: Iterable[Frame], size: tuple[int, int], host: Host) -> Iterator[Frame]:

@@ -12,9 +12,15 @@ class Watch:
 
     stopped = False
     skipped = False
+    notes: tuple[str, ...] = ()  # on the film at hand: what had to be done differently, and why
 
     def begin(self, item: int, items: int) -> None:
         """Item number `item` of `items` is next; they count from 0."""
+
+    def note(self, words: str) -> None:
+        """Something about the film at hand had to be done differently."""
+        if words not in self.notes:
+            self.notes = (*self.notes, words)
 
     def tick(self, stage: str, done: int, total: int, x0: Tensor | None = None) -> None:
         """`done` of `total` parts of a stage are over; `x0` is the latest estimate of the latents, 1 c f h w.

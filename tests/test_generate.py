@@ -13,11 +13,10 @@ from torch import Tensor
 from t2v.companions import companions
 from t2v.denoising import Denoising
 from t2v.errors import FilmError, MemoryShortage, RequestError
-from t2v.generate import Film, Watch, encode, generate
+from t2v.generate import Film, Watch, encode, generate, unet_at_work
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
 from t2v.models import Model
-from t2v.models.lora.merge import mixed
 from t2v.models.modelscope import load
 from t2v.plan import planned
 from t2v.request import VideoRequest
@@ -83,9 +82,9 @@ def test_a_film_equals_that_of_the_diffusers_pipeline(
 ) -> None:
     request = replace(REQUEST, sampler=sampler, spacing=spacing)
     plan = planned(request, model, companions(request, model, host))
-    with torch.inference_mode(), mixed(model.unet, []) as mixture:
+    with torch.inference_mode(), unet_at_work(plan, host, Watch()) as network:
         words = encode(plan, host)
-        ours = Denoising(plan, words, mixture, host, Watch()).latents(Start())
+        ours = Denoising(plan, words, network, host, Watch()).latents(Start())
     positive, negative = (said(range(4)) for said in words)
     noise = torch.randn(plan.shape, generator=torch.Generator().manual_seed(7))
     pipeline = diffusers_pipeline(model, scheduler)

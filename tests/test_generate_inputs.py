@@ -15,11 +15,10 @@ from torch import Tensor
 from t2v.companions import companions
 from t2v.denoising import Denoising
 from t2v.errors import RequestError
-from t2v.generate import Watch, encode, generate, read_inputs
+from t2v.generate import Watch, encode, generate, read_inputs, unet_at_work
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
 from t2v.models import Model
-from t2v.models.lora.merge import mixed
 from t2v.models.modelscope import load
 from t2v.plan import planned
 from t2v.request import VideoRequest
@@ -66,9 +65,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def latents(request: VideoRequest, model: Model, host: Standalone) -> Tensor:
     """What a request comes to before it is decoded."""
     plan = planned(request, model, companions(request, model, host))
-    with torch.inference_mode(), mixed(model.unet, []) as mixture:
+    with torch.inference_mode(), unet_at_work(plan, host, Watch()) as network:
         start = read_inputs(plan, host, Watch(), None)
-        made = Denoising(plan, encode(plan, host), mixture, host, Watch()).latents(start)
+        made = Denoising(plan, encode(plan, host), network, host, Watch()).latents(start)
     assert made is not None
     return made
 

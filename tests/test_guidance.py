@@ -140,12 +140,16 @@ def test_guidance_changes_all_four_channels():
     assert (difference.abs().amax(dim=(0, 2, 3, 4)) > 0.01).all()
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_without_guidance_the_network_runs_once_and_never_sees_the_negative_prompt(batched):
+def join(*contexts):
+    return torch.cat(contexts)
+
+
+@pytest.mark.parametrize("joined", [None, join])
+def test_without_guidance_the_network_runs_once_and_never_sees_the_negative_prompt(joined):
     network = Toy()
     cond, uncond = pair(network)
     x = torch.randn(SHAPE)
-    x0 = guided(cond, uncond, 1.0, batched)(x, SIGMA)
+    x0 = guided(cond, uncond, 1.0, joined)(x, SIGMA)
     assert [words is cond.context for _, _, words in network.seen] == [True]
     assert torch.equal(x0, cond(x, SIGMA))
 
@@ -157,16 +161,25 @@ def test_one_batch_of_both_is_the_same_as_two_passes(dtype):
     x = torch.randn(SHAPE)
     expected = guided(cond, uncond, 9.0)(x, SIGMA)
     batch = [Denoiser(one_pass, PUBLISHED, denoiser.context, dtype) for denoiser in (cond, uncond)]
-    torch.testing.assert_close(guided(*batch, 9.0, batched=True)(x, SIGMA), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(guided(*batch, 9.0, join=join)(x, SIGMA), expected, rtol=0, atol=1e-5)
     assert [len(x_t) for x_t, _, _ in one_pass.seen] == [4]
     assert [len(x_t) for x_t, _, _ in two_passes.seen] == [2, 2]
+
+
+def test_a_single_film_is_given_to_the_network_once_for_both():
+    one_pass = Toy()
+    cond, uncond = (Denoiser(one_pass, PUBLISHED, context(batch=1)) for _ in range(2))
+    x = torch.randn(1, *SHAPE[1:])
+    x0 = guided(cond, uncond, 9.0, join=join)(x, SIGMA)
+    assert [(len(x_t), len(timestep), len(words)) for x_t, timestep, words in one_pass.seen] == [(1, 1, 2)]
+    torch.testing.assert_close(x0, guided(cond, uncond, 9.0)(x, SIGMA), rtol=0, atol=1e-5)
 
 
 def test_contexts_of_unequal_length_take_two_passes_even_if_batched():
     network = Toy()
     cond, uncond = pair(network, tokens=(154, 77))
     x = torch.randn(SHAPE)
-    x0 = guided(cond, uncond, 9.0, batched=True)(x, SIGMA)
+    x0 = guided(cond, uncond, 9.0, join=join)(x, SIGMA)
     assert [tuple(words.shape[:2]) for _, _, words in network.seen] == [(2, 154), (2, 77)]
     assert torch.equal(x0, guided(cond, uncond, 9.0)(x, SIGMA))
 
@@ -174,7 +187,7 @@ def test_contexts_of_unequal_length_take_two_passes_even_if_batched():
 def test_a_changing_prompt_is_batched_wherever_its_length_allows():
     network, long, short = Toy(), context(154), context(77)
     cond = Denoiser(network, PUBLISHED, lambda sigma: long if sigma > 1 else short)
-    denoise = guided(cond, Denoiser(network, PUBLISHED, context(77)), 9.0, batched=True)
+    denoise = guided(cond, Denoiser(network, PUBLISHED, context(77)), 9.0, join=join)
     denoise(torch.randn(SHAPE), 5.0)
     denoise(torch.randn(SHAPE), 0.5)
     assert [len(x_t) for x_t, _, _ in network.seen] == [2, 2, 4]

@@ -37,7 +37,8 @@ ROWS = """
     jobs
     shelf generate
     denoising beginning upscale
-    latents plan
+    latents
+    lean plan
     companions inputs
     models.lora.merge models.library
     models.lora
@@ -46,6 +47,7 @@ ROWS = """
     doctor
     convert doctor.models doctor.environment
     needs doctor.files
+    alive
     models.catalog models.export
     video models.modelscope models.videocrafter models.diffusers_folder models.facts
     models.assembly video.clips

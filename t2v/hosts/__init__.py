@@ -118,6 +118,9 @@ class Host(Protocol):
     def collect(self) -> None:
         """Hands device memory that nobody uses any more back to the system."""
 
+    def reclaim(self, need: int) -> None:
+        """Makes room for `need` bytes once more, in the middle of a turn: memory has run out."""
+
     # ---- upscalers of pictures ----
 
     @property

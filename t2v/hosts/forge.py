@@ -53,3 +53,8 @@ class ManagedHost(WebuiHost):
     def collect(self) -> None:
         collect(self.device)
         self.manager.soft_empty_cache()
+
+    def reclaim(self, need: int) -> None:
+        """Others may have asked the manager for their models meanwhile."""
+        self.manager.free_memory(need + RESERVE, self.device)
+        self.collect()

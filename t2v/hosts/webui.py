@@ -173,6 +173,10 @@ class WebuiHost:
     def collect(self) -> None:
         devices.torch_gc()
 
+    def reclaim(self, need: int) -> None:  # noqa: ARG002
+        """The host's own models have left already; what is free may still lie in pieces that are too small."""
+        self.collect()
+
     # ---- upscalers of pictures ----
 
     @property

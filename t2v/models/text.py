@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.models.layers import LayerNorm, Linear, attend, like
+from t2v.placement import Layout
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class TextTower(nn.Module):
         self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, config.width))
         self.transformer = Transformer(config)
         self.ln_final = LayerNorm(config.width)
+
+    def layout(self) -> Layout:
+        """Blocks may come and go; the table of all words stays where it is, a prompt has 77 of them."""
+        blocks = list(self.transformer.resblocks)
+        return Layout(blocks[: self.transformer.used], lent=[self.token_embedding, *blocks[self.transformer.used :]])
 
     def forward(self, tokens: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """`tokens` b n, integers, n at most context_length, to context b n d in `dtype`, on the device of `tokens`."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from t2v.models import fused
 from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend, plus, together
+from t2v.placement import Layout
 
 Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
 ALL = slice(None)
@@ -148,6 +149,18 @@ class UNet3D(nn.Module):
             for layer in layers(block):
                 x = layer(x, cond)
         return rearrange(self.out(x), "b f h w c -> b c f h w")
+
+    def layout(self) -> Layout:
+        """Layers may come and go; the nearer to the middle, the more weights they have for what they compute. What the
+        timestep says in all of them is computed at once, and what the text says only once in a film."""
+        blocks = (*self.input_blocks, self.middle_block, *self.output_blocks)
+        units = [layer for block in blocks for layer in layers(block) if not isinstance(layer, Stem)]
+        middle = units.index(next(iter(layers(self.middle_block))))
+        return Layout(
+            sorted(units, key=lambda unit: abs(units.index(unit) - middle)),
+            [layer.emb_layers for layer in units if isinstance(layer, ResBlock)],
+            [part for layer in self.modules() if isinstance(layer, SpatialBlock)
+             for part in (layer.attn2.to_k, layer.attn2.to_v)])
 
     def heard(self, context: Tensor) -> Heard:
         """`context` b n d, or b f n d, with what can be made of it once and for all steps."""

@@ -36,14 +36,16 @@ class Mixture:
         self.weights = {name: weights[name] for name in self.touched}
         self.originals = {name: weight.data for name, weight in self.weights.items()}
         self.own = dict(self.originals)  # or the mixture that was put in the place of one
+        self.part: float | None = None  # of the steps, at which the weights were mixed last
         self.strengths = {name: [0.0] * len(parts) for name, parts in self.touched.items()}
 
-    def at(self, part: float) -> None:
-        """Brings the weights to what they are when `part` of the steps, 0 to 1, are done; nothing if they are."""
+    def at(self, part: float) -> bool:
+        """Brings the weights to what they are when `part` of the steps, 0 to 1, are done; whether that changes any."""
+        self.part, changed = part, False
         for name, parts in self.touched.items():
             strengths = [strength.at(part) for strength, _ in parts]
             if strengths != self.strengths[name]:
-                self.strengths[name] = strengths
+                self.strengths[name], changed = strengths, True
                 weight, original = self.weights[name], self.originals[name]
                 changes = [(s, change) for s, (_, change) in zip(strengths, parts, strict=True) if s]
                 new = mixture(original, changes, weight.device)
@@ -51,6 +53,14 @@ class Mixture:
                     weight.data = self.own[name] = new
                 else:  # a copy that `placed` has made, perhaps side by side with others
                     weight.data.copy_(new)
+        return changed
+
+    def again(self) -> None:
+        """The weights have been brought anew, as they are in their files: mixes them as they were."""
+        self.own = dict(self.originals)
+        if self.part is not None:
+            self.strengths = {name: [0.0] * len(parts) for name, parts in self.touched.items()}
+            self.at(self.part)
 
     def restore(self) -> None:
         """The originals, in their place."""

@@ -1,0 +1,118 @@
+"""How many numbers are alive at once in the networks: what the memory plan predicts with.
+
+Nothing is measured here. The UNet's forward is walked, and at each moment when much is alive, that is added up: the
+skips that wait, what goes into the layer at work and comes out, and what it holds inside. The tests hold it against a
+count of every tensor of the real networks.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from t2v.models.autoencoder import AutoencoderConfig
+from t2v.models.unet import TRANSFORMER, UNetConfig
+
+HELD = 15  # widths in a transformer, of which GEGLU's projection is eight and its result four
+
+
+@dataclass(frozen=True)
+class Activations:
+    """A UNet at work on films of one length and size. `copied`: norms lay out their input anew, as torch does on GPUs
+    where nothing better is there."""
+
+    config: UNetConfig
+    frames: int
+    height: int  # of the latents
+    width: int
+    films: int = 1  # that one film becomes where the text is asked: two with guidance in one batch
+    at_once: float = math.inf
+    copied: bool = False
+
+    @property
+    def peak(self) -> int:
+        """Numbers alive at once."""
+        return round(max(self.moments()))
+
+    def positions(self, level: int) -> int:
+        return self.frames * -(-self.height // 2**level) * -(-self.width // 2**level)
+
+    def moments(self) -> Iterator[float]:
+        """Numbers alive wherever these are many, in the order of the forward."""
+        config, films, levels = self.config, 1, range(len(self.config.dim_mult))
+        dims, width = [config.dim * mult for mult in config.dim_mult], config.dim
+        skips = [(width, width * self.positions(0))]  # how wide, and how many numbers
+        if config.temporal_attention:
+            yield self.temporal(0, width, config.num_heads * config.head_dim, 1)
+        for level in levels:
+            for _ in range(config.res_blocks):
+                shared = width * films * self.positions(level)  # what goes in is also the last of the skips
+                yield waiting(skips) - shared + self.residual(level, width, dims[level], films)
+                width = dims[level]
+                if self.attends(level):
+                    films = self.films
+                    yield waiting(skips) + self.transformers(level, width, films)
+                skips.append((width, width * films * self.positions(level)))
+            if level < levels[-1]:
+                skips.append((width, width * films * self.positions(level + 1)))
+        films = self.films
+        yield waiting(skips) + self.residual(levels[-1], width, width, films)
+        yield waiting(skips) + self.transformers(levels[-1], width, films)
+        for level in reversed(levels):
+            for index in range(config.res_blocks + 1):
+                (dim, numbers), here = skips.pop(), films * self.positions(level)
+                yield waiting(skips) + numbers + (2 * width + dim) * here  # both, and both joined
+                yield waiting(skips) + self.residual(level, width + dim, dims[level], films)
+                width = dims[level]
+                if self.attends(level):
+                    yield waiting(skips) + self.transformers(level, width, films)
+                if level and index == config.res_blocks:
+                    yield waiting(skips) + width * (here + 2 * films * self.positions(level - 1))
+        yield (2 + self.copied) * width * films * self.positions(0)
+
+    def attends(self, level: int) -> bool:
+        return 0.5**level in self.config.attn_scales
+
+    def transformers(self, level: int, dim: int, films: int) -> float:
+        own = dim // self.config.head_dim * self.config.head_dim
+        along = self.temporal(level, dim, own, films) if self.config.temporal_attention else 0
+        return max(self.spatial(level, dim, films), along)
+
+    def residual(self, level: int, dim_in: int, dim: int, films: int) -> float:
+        """In a residual block; the input stays alive until it is over."""
+        here, copies = films * self.positions(level), int(self.copied)
+        inside = max(dim_in * (1 + copies), dim_in + dim, (2 + copies) * dim, 3 * dim)
+        some = self.some_frames(level, films, 2 * dim_in + 3 * dim)
+        space = inside * here if some >= here else dim * here + inside * some
+        return dim_in * here + max(space, (3 + copies) * dim * here)
+
+    def spatial(self, level: int, dim: int, films: int) -> float:
+        here, some = films * self.positions(level), self.some_frames(level, films, TRANSFORMER * dim)
+        return dim * here + HELD * dim * some + (dim * here if some < here else 0)
+
+    def temporal(self, level: int, dim: int, inner: int, films: int) -> float:
+        here = films * self.positions(level)
+        some = here
+        if here * TRANSFORMER * inner > self.at_once:
+            column = films * self.frames
+            some = min(here, max(1, int(self.at_once / (TRANSFORMER * inner) / column)) * column)
+        whole = 2 * dim * here + HELD * inner * some + (dim * here if some < here else 0)
+        return max(whole, (2 + self.copied) * dim * here)
+
+    def some_frames(self, level: int, films: int, width: int) -> int:
+        """Positions in the frames that a layer of this width takes at a time."""
+        here, frame = films * self.positions(level), self.positions(level) // self.frames
+        if here * width <= self.at_once:
+            return here
+        return min(self.frames, max(1, int(self.at_once / width / frame))) * frame
+
+
+def waiting(skips: list[tuple[int, int]]) -> int:
+    """Numbers in the skips that have not been used."""
+    return sum(numbers for _, numbers in skips)
+
+
+def decoder_numbers(config: AutoencoderConfig) -> float:
+    """Numbers alive at once in the decoder for each pixel: three of a residual block's input, or five of its result."""
+    dims = [config.ch * mult for mult in config.ch_mult]
+    before = [*dims[1:], dims[-1]]
+    return max(max(3 * wide, 5 * dim) / 4**level for level, (wide, dim) in enumerate(zip(before, dims, strict=True)))
