@@ -18,7 +18,7 @@ from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
 from t2v.models.text import ResidualAttentionBlock, TextTower
 from t2v.models.unet import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, UNet3D, UNetConfig, Upsample
-from t2v.placement import Placing, Queue, placed, sizes, streamed_bytes, units_of
+from t2v.placement import Queue, placed, sizes, streamed_bytes, units_of
 from tests import fixtures
 from tests.footprint import Footprint, activations, on_device
 from tests.networks import normal, randomised
@@ -33,13 +33,14 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 @pytest.fixture(autouse=True)
 def no_grad() -> Iterator[None]:
-    with torch.inference_mode():
+    with torch.no_grad():
         yield
 
 
 @cache
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return randomised({"unet": lambda: UNet3D(fixtures.UNET), "text": lambda: TextTower(replace(fixtures.TEXT, layers=5))}[name]()).to(dtype)
+    net = UNet3D(fixtures.UNET) if name == "unet" else TextTower(replace(fixtures.TEXT, layers=5))
+    return randomised(net).to(dtype)
 
 
 def run(net: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -71,7 +72,7 @@ def unchanged(net: nn.Module) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["unet", "text"])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_share_of_the_weights_gives_the_same_to_the_last_bit(name: str, data: st.DataObject) -> None:
     net = network(name)
@@ -94,7 +95,7 @@ def test_weights_are_cast_on_their_way(
     units = units_of(net, *KINDS)
     seen = set()
     with unchanged(net), placed(net, CPU, dtype, units, int(share * sum(sizes(units, dtype))), pin):
-        hooks = [unit.register_forward_pre_hook(lambda unit, _: seen.update(weight.dtype for weight in unit.parameters()))
+        hooks = [unit.register_forward_pre_hook(lambda unit, _: seen.update(w.dtype for w in unit.parameters()))
                  for unit in units]
         assert torch.equal(run(net, dtype), plain(name, file, dtype))
         for hook in hooks:
@@ -123,7 +124,7 @@ def test_the_weights_of_a_unit_lie_side_by_side(share: int) -> None:
 
 @pytest.mark.parametrize("pin", [False, True])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_a_forward_that_failed_anywhere_may_be_tried_again(
     error: type[BaseException], pin: bool, data: st.DataObject
@@ -396,7 +397,7 @@ TINY, PUBLISHED = fixtures.UNET, UNetConfig()
 
 @pytest.mark.usefixtures("turns")
 @pytest.mark.parametrize(("config", "share"), [
-    *((TINY, share) for share in (None, 0, 0.1, 0.9, 1)), (PUBLISHED, 0), (PUBLISHED, 0.5)], ids=repr)
+    (TINY, None), (TINY, 0), (TINY, 0.7), (TINY, 1), (PUBLISHED, 0), (PUBLISHED, 0.5)])
 def test_weights_take_what_was_foretold_and_no_more_while_it_runs(config: UNetConfig, share: float | None) -> None:
     """16 frames 256x256 on a GPU."""
     work = unet_at_work(config, 16, 32, 32)
@@ -410,7 +411,6 @@ def test_weights_take_what_was_foretold_and_no_more_while_it_runs(config: UNetCo
         assert footprint.now == 0
         assert {weight.device.type for weight in net.parameters()} == {"cpu"}
     beside = activations(lambda: UNet3D(config), HALF, work)
-    print(share, footprint.peak / 2**30, beside / 2**30, foretold)
     assert footprint.peak <= foretold.resident + foretold.slots + beside
     if config == PUBLISHED and share == 0:
         assert footprint.peak < 0.8 * 2**30  # the weights alone are 2.63 GiB
