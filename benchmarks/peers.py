@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2v.models.unet import UNet3D
+from t2v.lean import Remembered
+from t2v.models.unet import Heard, UNet3D
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Peer:
     step: Callable[[Tensor, Tensor, Tensor], Tensor]  # x, timestep, contexts
 
 
-def ours(net: UNet3D, x: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
-    return net(torch.cat([x, x]), timestep.repeat(2), contexts)
+def ours(net: UNet3D, heard: Remembered[Heard], x: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
+    """The film told two things at once; what the layers make of the text is kept from step to step."""
+    return net(x, timestep, heard(contexts))
 
 
 def modelscope(net: Any, x: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def diffusers(net: Any, x: Tensor, timestep: Tensor, contexts: Tensor) -> Tensor
 
 
 def with_ours(net: UNet3D) -> Peer:
-    return Peer(net, partial(ours, net))
+    return Peer(net, partial(ours, net, Remembered(net.heard)))
 
 
 def with_modelscope(net: UNet3D) -> Peer:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.fullsize import drawn, shapes
 from benchmarks.measure import DTYPES, GIB, asked, copying, machine, multiplication, seconds, table
-from benchmarks.peers import PEERS, Peer, ours, register
+from benchmarks.peers import PEERS, Peer, register
 from benchmarks.relay import Relay, after_layers
 from t2v.memory import is_shortage
 from t2v.models.unet import UNet3D, UNetConfig
@@ -107,10 +107,16 @@ def with_weights(net: UNet3D, state: Mapping[str, Tensor]) -> UNet3D:
 
 
 def on_device(net: UNet3D, device: torch.device) -> UNet3D:
-    """Another UNet with the same weights; on the CPU they stay the same memory."""
+    """Another UNet with the same weights; on the CPU they stay the same memory, elsewhere they are side by side, as for
+    films."""
     with torch.device("meta"):
         other = UNet3D(net.config)
-    return with_weights(other, {name: weight.to(device) for name, weight in net.state_dict().items()})
+    state = net.state_dict()
+    if device.type == "cpu":
+        return with_weights(other, state)
+    flat = torch.cat([weight.flatten() for weight in state.values()]).to(device)
+    parts = flat.split([weight.numel() for weight in state.values()])
+    return with_weights(other, {name: part.view_as(state[name]) for name, part in zip(state, parts, strict=True)})
 
 
 def inputs_of(size: str, config: UNetConfig, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -288,7 +294,7 @@ def needed(size: str, config: UNetConfig, dtype: torch.dtype) -> tuple[int, int]
     with meta:
         net = UNet3D(config).to(dtype).eval()
     with torch.no_grad():
-        return asked(lambda: ours(net, *inputs_of(size, config, meta, dtype)))
+        return asked(lambda: net(*inputs_of(size, config, meta, dtype)))
 
 
 if __name__ == "__main__":

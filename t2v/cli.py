@@ -342,10 +342,13 @@ class Progress(Bars, Watch):
         """Where the film is, and how long it took."""
         if as_json:
             print(json.dumps({"path": str(film.path), "seed": film.request.seed, "infotext": film.infotext,
-                              "seconds": round(film.seconds, 2), "interrupted": film.interrupted}), flush=True)
+                              "seconds": round(film.seconds, 2), "interrupted": film.interrupted,
+                              "notes": film.notes}), flush=True)
         else:
             stopped = ", stopped early" if film.interrupted else ""
             print(f"{film.path}  (seed {film.request.seed}, {film.seconds:.1f} s{stopped})", flush=True)
+            for note in film.notes:
+                print(f"t2v: {note}", file=sys.stderr)
 
 
 class Transfer(Bars, download.Watch):

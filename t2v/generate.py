@@ -31,7 +31,7 @@ from t2v.memory import TEXT, Ladder, shortage_explained
 from t2v.models import Model
 from t2v.models.embeddings import taught
 from t2v.models.lora.merge import changes_of, mixed
-from t2v.needs import Sizes, film_of, largest, plan_of
+from t2v.needs import largest, plan_with
 from t2v.placement import placed, size_of
 from t2v.plan import Plan, planned
 from t2v.prompt import contexts
@@ -118,12 +118,9 @@ def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
 
 def within_memory(plan: Plan, host: Host) -> Plan:
     """`plan`, and how each pass is made within the memory there is by now."""
-    film, model = film_of(plan.request), plan.model
-    assert film is not None
     then = within_memory(plan.then, host) if plan.then is not None else None
-    weights = sum(weight.nbytes for weight in model.unet.parameters())
-    memory = plan_of(Sizes(model.defaults, model.unet, model.vae, model.text, weights), film, host)
-    return replace(plan, memory=memory, then=then)
+    own = replace(plan.request, upscale=1.0)  # each pass has its own size
+    return replace(plan, memory=plan_with(plan.model, own, host), then=then)
 
 
 def one_pass(plan: Plan, host: Host, watch: Watch, base: Tensor | None = None) -> Tensor | None:

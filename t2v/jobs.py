@@ -23,7 +23,7 @@ from t2v.errors import RequestError, T2VError
 from t2v.generate import Film, Watch, generate
 from t2v.hosts import Host
 from t2v.models import Model, catalog
-from t2v.needs import need_of
+from t2v.needs import need_of, plan_with
 from t2v.preview import animated, pictures, strip
 from t2v.request import VideoRequest
 from t2v.shelf import Shelf
@@ -297,8 +297,7 @@ class Runner:
         refiner = None
         if job.request.upscale > 1 and job.request.upscale_model:
             refiner = self.refiners.get(job.request.upscale_model, self.host.model_folders)
-        if self.host.settings.keep == "device":
-            self.shelf.lift(self.host)
+        self.lift(job.request, job.model)
         job.tick("load", 1, 1)
         if job.stopped:
             return
@@ -308,6 +307,15 @@ class Runner:
             self.report(job)
             if job.last:
                 return
+
+    def lift(self, request: VideoRequest, model: Model) -> None:
+        """All weights onto the device if the user wants them to stay there, and they leave room enough for the film."""
+        if self.host.settings.keep != "device":
+            return
+        if plan_with(model, request.filled(model.defaults), self.host).unet.share == 1:
+            self.shelf.lift(self.host)
+        else:
+            self.shelf.lower()
 
     def park(self) -> None:
         """Our weights leave the device, unless the user wants them to stay there."""

@@ -25,7 +25,7 @@ from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
 from t2v.memory import TEXT, MemoryPlan, UNetRung, rungs
-from t2v.models import catalog, fused
+from t2v.models import Model, catalog, fused
 from t2v.models.assembly import weights
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers, encoder_numbers
 from t2v.models.checkpoint import blank
@@ -112,6 +112,14 @@ def film_of(request: VideoRequest) -> Film | None:
     return Film(width, height, min(whole, request.window or whole), request.cfg_scale != 1, started)
 
 
+def plan_with(model: Model, request: VideoRequest, host: Host) -> MemoryPlan:
+    """The plan of a film with all its settings filled in, and a model that has been opened, for what is free by now."""
+    film = film_of(request)
+    assert film is not None
+    weights = sum(weight.nbytes for weight in model.unet.parameters())
+    return plan_of(Sizes(model.defaults, model.unet, model.vae, model.text, weights), film, host)
+
+
 # ---- from a film to its plan ----
 
 
@@ -120,8 +128,8 @@ def plan_of(sizes: Sizes, film: Film, host: Host, free: float | None = None) -> 
     if free is None:
         memory = host.memory
         free = memory.free if memory else math.inf
-    room = free - RESERVE
     kept = lifted(sizes, host)
+    room = free - RESERVE + there_already(sizes, host)
     encode = first(TEXT, room, lambda share: text_bytes(sizes, share, host, kept))
     unet = first(rungs(host.device), room, lambda rung: unet_bytes(sizes, film, rung, host, kept))
     tile = first(sides(film.height // sizes.vae.factor, film.width // sizes.vae.factor), room,
@@ -182,6 +190,12 @@ def lifted(sizes: Sizes, host: Host) -> int:
         return 0
     return sum(weights_of(network, host.vae_dtype if network is sizes.vae else host.dtype, 1.0)
                for network in (sizes.unet, sizes.vae, sizes.text))
+
+
+def there_already(sizes: Sizes, host: Host) -> int:
+    """Bytes of weights that are on the device by now."""
+    return sum(weight.nbytes for network in (sizes.unet, sizes.vae, sizes.text) for weight in network.parameters()
+               if weight.device.type == host.device.type != "cpu")
 
 
 def weights_of(network: nn.Module, dtype: torch.dtype, share: float) -> int:

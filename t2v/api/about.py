@@ -98,6 +98,7 @@ class About(Calls):
         return {"request": {name: clean(value) if isinstance(value, str) else value
                             for name, value in asdict(request).items()},
                 "needed": found.device if found else None, "weights": found.weights if found else None,
+                "peaks": dict(found.peaks) if found else {}, "plan": str(found) if found else "",
                 "free": memory.free if memory else None, "total": memory.total if memory else None,
                 "verdict": sentence(found, self.host) if found else ""}
 

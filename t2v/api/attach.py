@@ -85,7 +85,8 @@ def add_jobs(router: APIRouter, jobs: Jobs, words: Words) -> None:
 def add_about(router: APIRouter, about: About, words: Words) -> None:
     number, text = words.optional({"type": "integer"}), schema.TEXT
     anything = {"type": "object"}
-    plan = thing(request=anything, needed=number, weights=number, free=number, total=number, verdict=text)
+    plan = thing(request=anything, needed=number, weights=number, peaks=anything, plan=text, free=number, total=number,
+                 verdict=text)
     add(router, f"{PREFIX}/version", "GET", about.version, said(
         thing(version=text, api=text, host=text, drop_in=text, environment=anything), "Versions.") | refusals())
     add(router, f"{PREFIX}/models", "GET", about.models, said(

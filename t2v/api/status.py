@@ -31,9 +31,11 @@ def facts_of(job: Job, owner: str, warnings: list[str]) -> Facts:
     films = [{"path": str(film.path), "format": film.request.format, "seed": film.request.seed,
               "infotext": public(film.infotext), "seconds": round(film.seconds, 2),
               "interrupted": film.interrupted} for film in list(job.films)]
+    notes = [note for film in list(job.films) for note in film.notes]
     return {"id": id_of(job), "owner": owner, "state": job.state.value, "error": job.error,
             "fault": job.fault.__name__ if job.fault else "", "created": job.created, "started": job.started or None,
-            "ended": job.ended or None, "items": job.items, "request": request, "films": films, "warnings": warnings}
+            "ended": job.ended or None, "items": job.items, "request": request, "films": films,
+            "warnings": [*warnings, *dict.fromkeys(notes)]}
 
 
 def status(facts: Facts, runner: Runner, root: str) -> dict[str, Any]:

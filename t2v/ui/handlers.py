@@ -134,7 +134,8 @@ class Handlers:
             return show.message(self.library.public(job.error))
         if not job.films:
             return show.message("There is no film: it ended before there was anything to see.", "note")
-        return ""
+        notes = dict.fromkeys(note for film in job.films for note in film.notes)
+        return show.message(f"Films were made, but {'; '.join(notes)}.", "note") if notes else ""
 
     def interrupt(self, values: Values) -> Changes:
         """Ends this page's job, or whatever runs."""
