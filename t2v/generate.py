@@ -27,7 +27,7 @@ from t2v.infotext import infotext
 from t2v.inputs import suggested, told
 from t2v.latents import decoded
 from t2v.lean import LeanUNet, LeanVAE
-from t2v.memory import TEXT, Ladder, shortage_explained
+from t2v.memory import Ladder, downwards, shortage_explained, text_rungs
 from t2v.models import Model
 from t2v.models.embeddings import taught
 from t2v.models.lora.merge import changes_of, mixed
@@ -152,7 +152,7 @@ def read_prompts(plan: Plan, host: Host, watch: Watch) -> list[Words]:
             return encode(plan, host)
 
     watch.tick("encode", 0, 1)
-    ladder = Ladder(TEXT[TEXT.index(plan.memory.text):], "reading the prompt",
+    ladder = Ladder(downwards(text_rungs(host.device), plan.memory.text), "reading the prompt",
                     partial(host.reclaim, plan.memory.device), watch.note, lambda _: "a text tower that is streamed")
     words = ladder.climb(attempt)
     watch.tick("encode", 1, 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2v.errors import T2VError
 from t2v.hosts import Host
-from t2v.memory import Ladder, MemoryPlan, UNetRung, rungs
+from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.lora.merge import Mixture
 from t2v.models.tiles import TILES
@@ -33,8 +33,7 @@ class LeanUNet:
 
     def __init__(self, unet: UNet3D, mixture: Mixture, plan: MemoryPlan, host: Host, note: Note) -> None:
         self.unet, self.mixture, self.plan, self.host, self.note = unet, mixture, plan, host, note
-        ladder = rungs(host.device)
-        self.ladder = Ladder(ladder[ladder.index(plan.unet):], "denoising", self.release, note)
+        self.ladder = Ladder(downwards(rungs(host.device), plan.unet), "denoising", self.release, note)
         self.precisions = safer(host.dtype, host.device)
         self.standing: float | None = None  # the share of the weights that is on the device
         self.stack = ExitStack()

@@ -53,11 +53,17 @@ UNET: tuple[UNetRung, ...] = (
     UNetRung(0, at_once=SMALL / 16, pair=False),
 )
 TEXT: tuple[float, ...] = (1.0, 0.0)  # share of the text tower's weights that stays on the device
+STREAMS = ("cuda", "xpu")  # devices with memory of their own to which can be copied while they compute
 
 
 def rungs(device: torch.device) -> tuple[UNetRung, ...]:
-    """The ladder of the UNet on a device; on the CPU weights are where they work already."""
-    return tuple(rung for rung in UNET if rung.share == 1 or device.type != "cpu")
+    """The ladder of the UNet on a device. Where memory is shared, streaming would save none."""
+    return tuple(rung for rung in UNET if rung.share == 1 or device.type in STREAMS)
+
+
+def text_rungs(device: torch.device) -> tuple[float, ...]:
+    """The ladder of the text tower."""
+    return tuple(share for share in TEXT if share == 1 or device.type in STREAMS)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,11 @@ class MemoryPlan:
         """What is done to save memory, in words; "" for nothing."""
         tile = f"decoding in tiles of {self.tile}x{self.tile} latents" if self.tile else ""
         return ", ".join(filter(None, (str(self.unet), "the text tower streamed" if self.text < 1 else "", tile)))
+
+
+def downwards(ladder: tuple[Rung, ...], rung: Rung) -> tuple[Rung, ...]:
+    """A ladder from `rung` on."""
+    return ladder[ladder.index(rung):]
 
 
 class Ladder(Generic[Rung]):

@@ -24,7 +24,7 @@ from torch import nn
 from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
-from t2v.memory import TEXT, MemoryPlan, UNetRung, rungs
+from t2v.memory import MemoryPlan, UNetRung, rungs, text_rungs
 from t2v.models import Model, catalog, fused
 from t2v.models.assembly import weights
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers, encoder_numbers
@@ -130,7 +130,7 @@ def plan_of(sizes: Sizes, film: Film, host: Host, free: float | None = None) -> 
         free = memory.free if memory else math.inf
     kept = lifted(sizes, host)
     room = free - RESERVE + there_already(sizes, host)
-    encode = first(TEXT, room, lambda share: text_bytes(sizes, share, host, kept))
+    encode = first(text_rungs(host.device), room, lambda share: text_bytes(sizes, share, host, kept))
     unet = first(rungs(host.device), room, lambda rung: unet_bytes(sizes, film, rung, host, kept))
     tile = first(sides(film.height // sizes.vae.factor, film.width // sizes.vae.factor), room,
                  lambda tile: vae_bytes(sizes, film, tile, host, kept))
@@ -180,7 +180,7 @@ def vae_bytes(sizes: Sizes, film: Film, tile: int, host: Host, kept: int) -> tup
 
 def text_bytes(sizes: Sizes, share: float, host: Host, kept: int) -> tuple[int, float]:
     """The same of the text tower; 77 words are little beside its weights."""
-    held = kept or weights_of(sizes.text, host.dtype, share if host.device.type != "cpu" else 1.0)
+    held = kept or weights_of(sizes.text, host.dtype, share)
     return held, host.dtype.itemsize * 77 * 16 * sizes.text.config.width
 
 
