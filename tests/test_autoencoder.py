@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -169,20 +170,19 @@ def test_where_gradients_are_recorded_nothing_is_cut(monkeypatch: pytest.MonkeyP
 # ---- what is alive at once, against a count of every tensor ----
 
 ALIVE = {"published": AutoencoderConfig(), "demo": train.AUTOENCODER, "tiny": fixtures.AUTOENCODER,
-         "two levels": AutoencoderConfig(ch=32, ch_mult=(1, 4)), "one level": AutoencoderConfig(ch=64, ch_mult=(1,))}
+         "two levels": AutoencoderConfig(ch=32, ch_mult=(1, 4))}
 
 
 def alive(config: AutoencoderConfig, size: tuple[int, int], dtype: torch.dtype, way: str, tile: int = 0) -> int:
-    def run(net: AutoencoderKL) -> object:
+    def run(net: Any) -> object:
         shape = [config.embed_dim, *(side // net.factor for side in size)] if way == "decode" else [3, *size]
         return getattr(net, way)(torch.empty(1, *shape, dtype=dtype, device="cuda"), tile)
 
-    return activations(lambda: AutoencoderKL(config), dtype, run)  # type: ignore[arg-type]
+    return activations(lambda: AutoencoderKL(config), dtype, run)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize(("size", "tile"), [((256, 256), 0), ((320, 576), 0), ((576, 1024), 0),
-                                            ((512, 768), 48)])
+@pytest.mark.parametrize(("size", "tile"), [((256, 256), 0), ((576, 1024), 0), ((512, 768), 48)])
 @pytest.mark.parametrize("name", ALIVE)
 def test_the_estimates_are_what_a_picture_has_alive(
         name: str, size: tuple[int, int], tile: int, dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
-"""Pictures in tiles: where tiles lie, that blending adds nothing of its own, and how near to the whole picture it is."""
+"""Pictures in tiles: where tiles lie, that blending adds nothing of its own, how near they are to whole pictures."""
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_tiles_cover_everything_and_overlap_enough(length: int, tile: int) -> No
     found = spans(length, tile)
     assert (found[0][0], found[-1][1]) == (0, length)
     assert all(end - start == min(tile, length) for start, end in found)
-    assert all(end - start >= overlap_of(tile) for (_, end), (start, _) in zip(found, found[1:], strict=False))
+    assert all(end - start >= overlap_of(tile) for (_, end), (start, _) in pairwise(found))
     if len(found) > 1:  # one less would not do
         assert (len(found) - 1) * (tile - overlap_of(tile)) + overlap_of(tile) < length
 
