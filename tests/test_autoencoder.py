@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
-from t2v.models import layers
-from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from t2v.models import autoencoder as network
+from t2v.models import layers, strips
+from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers, encoder_numbers
+from tests import fixtures
+from tests.footprint import activations
 from tests.networks import assert_casts_at_use, assert_equal, gradients, normal, randomised
 from tests.peers import diffusers_autoencoder, modelscope_autoencoder
+from training import train
 
 SMALL = AutoencoderConfig(ch=64, ch_mult=(1, 2, 1), num_res_blocks=1)
 CONFIGS = {
@@ -133,3 +138,59 @@ def test_every_weight_takes_part() -> None:
     assert len(shifts) == 2
     assert max(strengths.pop(name) for name in shifts) < 1e-4
     assert min(strengths.values()) > 1e-3, min(strengths, key=strengths.__getitem__)
+
+
+# ---- strips ----
+
+
+@pytest.mark.parametrize("numbers", [2**8, 2**11, 2**13])
+@pytest.mark.parametrize("size", [(24, 40), (25, 43), (33, 18), (130, 10)])
+def test_strips_change_nothing_but_rounding(
+        numbers: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    net = randomised(AutoencoderKL(replace(SMALL, ch=32, ch_mult=(1, 2, 1, 1)))).double()
+    frames, z = normal(2, 3, *size).double(), normal(2, 4, size[0] // 4, size[1] // 4).double()
+    means, images = net.moments(frames)[0], net.decode(z)
+    for place, name in ((strips, "WHOLE"), (strips, "STRIP"), (network, "SCORES")):
+        monkeypatch.setattr(place, name, numbers)
+    with torch.no_grad():
+        found, seen = net.moments(frames)[0], net.decode(z)
+    torch.testing.assert_close(found, means, atol=1e-12, rtol=0)
+    torch.testing.assert_close(seen, images, atol=1e-12, rtol=0)
+    if numbers == 2**8:
+        assert not torch.equal(seen, images)  # something was cut
+
+
+def test_where_gradients_are_recorded_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, frames = autoencoder(SMALL), normal(1, 3, 24, 40)
+    means = net.moments(frames)[0]
+    monkeypatch.setattr(strips, "WHOLE", 0)
+    assert torch.equal(net.moments(frames)[0], means)
+
+
+# ---- what is alive at once, against a count of every tensor ----
+
+ALIVE = {"published": AutoencoderConfig(), "demo": train.AUTOENCODER, "tiny": fixtures.AUTOENCODER,
+         "two levels": AutoencoderConfig(ch=32, ch_mult=(1, 4))}
+
+
+def alive(config: AutoencoderConfig, size: tuple[int, int], dtype: torch.dtype, way: str, tile: int = 0) -> int:
+    def run(net: Any) -> object:
+        shape = [config.embed_dim, *(side // net.factor for side in size)] if way == "decode" else [3, *size]
+        return getattr(net, way)(torch.empty(1, *shape, dtype=dtype, device="cuda"), tile)
+
+    return activations(lambda: AutoencoderKL(config), dtype, run)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("size", "tile"), [((256, 256), 0), ((576, 1024), 0), ((512, 768), 48)])
+@pytest.mark.parametrize("name", ALIVE)
+def test_the_estimates_are_what_a_picture_has_alive(
+        name: str, size: tuple[int, int], tile: int, dtype: torch.dtype) -> None:
+    for way, numbers in (("decode", decoder_numbers), ("encode", encoder_numbers)):
+        found = numbers(ALIVE[name], size, dtype, tile) * dtype.itemsize
+        assert found == pytest.approx(alive(ALIVE[name], size, dtype, way, tile), rel=0.08), way
+
+
+def test_a_frame_of_1024_by_576_is_decoded_within_a_gigabyte_weights_included() -> None:
+    weights = 4 * 83_653_863
+    assert weights + alive(AutoencoderConfig(), (576, 1024), torch.float32, "decode") < 2**30

@@ -203,7 +203,8 @@ def decoder_numbers(config: AutoencoderConfig, size: Size, dtype: torch.dtype, t
     levels = [max(block_numbers(before, dim, height >> level, width >> level, dtype),
                   2.25 * before * min(height * width >> 2 * level, WHOLE / before))
               for level, (before, dim) in enumerate(zip([*dims[1:], dims[-1]], dims, strict=True))]
-    return around + max(*levels, middle_numbers(config, height, width))
+    latents = 2 * config.embed_dim * (size[0] * size[1] >> 2 * (len(dims) - 1))  # as they came, and unscaled
+    return latents + around + max(*levels, middle_numbers(config, height, width))
 
 
 def encoder_numbers(config: AutoencoderConfig, size: Size, dtype: torch.dtype, tile: int = 0) -> float:

@@ -29,15 +29,14 @@ def overlap_of(tile: int) -> int:
 
 
 def spans(length: int, tile: int) -> list[tuple[int, int]]:
-    """Where tiles of at most `tile` begin and end that cover 0..`length`: as few as can be, all of one size, spread
-    evenly, and each overlapping the next by overlap_of(tile) or, for rounding, one more."""
+    """Where tiles begin and end that cover 0..`length`: as few as can be, spread evenly, so that each overlaps the
+    next by overlap_of(tile) at least. All are full-sized; smaller ones would do, but be less like the whole picture."""
     if not 0 < tile < length:
         return [(0, length)]
     overlap = overlap_of(tile)
     count = -(-(length - overlap) // (tile - overlap))
-    size = -(-(length + (count - 1) * overlap) // count)
-    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    return [(start, start + size) for start in starts]
+    starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    return [(start, start + tile) for start in starts]
 
 
 def tiled(run: Callable[[Tensor], Tensor], x: Tensor, tile: int, before: int, after: int) -> Tensor:
