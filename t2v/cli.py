@@ -1,5 +1,5 @@
-"""The command line: `t2v generate`, `t2v serve`, `t2v models`, `t2v download`, `t2v convert`, `t2v doctor`, `t2v info`.
-Flags are the fields of the request, and for `serve` those of the settings.
+"""The command line: `t2v generate`, `t2v serve`, `t2v models`, `t2v download`, `t2v convert`, `t2v doctor`,
+`t2v bench`, `t2v info`. Flags are the fields of the request, and for `serve` those of the settings.
 
 Exit codes: 0 done, 1 a fault of ours, 2 something about the request, the model or the files, 130 interrupted.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2v import __version__, convert, doctor, download
+from t2v import __version__, bench, convert, doctor, download
 from t2v.errors import DownloadError, ModelError, RequestError, T2VError
 from t2v.fitting import FITS
 from t2v.generate import Film, Watch, generate
@@ -140,6 +140,20 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("folder", nargs="?", type=Path, metavar="FOLDER",
                          help="of one model or of several (default: all models there are)")
     command.add_argument("--hash", action="store_true", help="read weight files whole and compare with published ones")
+
+    command = commands.add_parser("bench", parents=[common, maker], help="measure how fast films are made here",
+                                  description="Measure how fast films are made here, and what memory that takes: a "
+                                              "table for a report. No film is written.")
+    command.set_defaults(run=run_bench)
+    command.add_argument("--model", default="demo", metavar="TEXT", help="name or folder of a model (default: demo)")
+    command.add_argument("--random", action="store_true",
+                         help="random weights of the published size, which need not be fetched")
+    command.add_argument("--size", action="append", default=[], metavar="WxH",
+                         help="in pixels; may be given several times (default: the model's)")
+    command.add_argument("--frames", action="append", default=[], metavar="N",
+                         help="of a film; may be given several times (default: the model's)")
+    command.add_argument("--steps", default="5", metavar="N", help="to measure, after two to warm up (default: 5)")
+    command.add_argument("--graphs", action="store_true", help="with CUDA graphs")
 
     command = commands.add_parser("info", parents=[common], help="show how a film was made")
     command.set_defaults(run=run_info)
@@ -276,6 +290,19 @@ def run_doctor(args: argparse.Namespace) -> int:
         report = doctor.examine(args.folder, host_of(args), bar.update if args.hash else None)
     print(json.dumps({"well": report.well, **asdict(report)}) if args.json else report.text)
     return 0 if report.well else 2
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Prints how fast films of some sizes are made."""
+    requests, host = bench.requests(args.size, args.frames, args.steps, args.model), host_of(
+        args, Settings(graphs=args.graphs))
+    measure = bench.Bench(host)
+    model = bench.random_model(host) if args.random else catalog.open_model(args.model, host.model_folders)
+    speeds = [measure.speed(model, request) for request in requests]
+    told = bench.machine(host)  # by now it is known whether its kernels work
+    print(json.dumps(bench.facts_of(model.name, told, speeds)) if args.json else
+          bench.text_of(model.name, told, speeds))
+    return 2 if all(speed.problem for speed in speeds) else 0
 
 
 def run_info(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from t2v.errors import T2VError
+from t2v.graphs import graphed
 from t2v.hosts import Host
 from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
@@ -35,6 +36,7 @@ class LeanUNet:
         self.unet, self.mixture, self.plan, self.host, self.note = unet, mixture, plan, host, note
         self.ladder = Ladder(downwards(rungs(host.device), plan.unet), "denoising", self.release, note)
         self.precisions = safer(host.dtype, host.device)
+        self.graphed = graphed(unet, host.device, host.settings.graphs, note)
         self.standing: float | None = None  # the share of the weights that is on the device
         self.stack = ExitStack()
         self.heard, self.both = Remembered(self.hear), Remembered(lambda *contexts: torch.cat(contexts))
@@ -49,7 +51,7 @@ class LeanUNet:
     def at(self, part: float) -> None:
         """Brings the weights to what they are when `part` of the steps, 0 to 1, are done."""
         if self.mixture.at(part):
-            self.heard.clear()
+            self.forget()
 
     def __call__(self, x_t: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """What the network says of x_t b c f h w; T2VError where that is no number in any precision."""
@@ -64,7 +66,8 @@ class LeanUNet:
         self.stand(rung)
         x_t = x_t.to(self.precisions[0])
         if rung.pair or len(context) == len(x_t):
-            return self.unet(x_t, timestep, self.heard(context), rung.at_once)
+            network = self.graphed if self.graphed and rung.pair and rung.share == 1 else self.unet
+            return network(x_t, timestep, self.heard(context), rung.at_once)
         halves = [self.unet(x_t, timestep, self.heard(context, half), rung.at_once) for half in range(len(context))]
         return torch.cat(halves)
 
@@ -85,9 +88,15 @@ class LeanUNet:
     def leave(self) -> None:
         """The weights back where they came from, and nothing kept of any text."""
         self.standing = None
-        self.heard.clear()
+        self.forget()
         self.both.clear()
         self.stack.close()
+
+    def forget(self) -> None:
+        """What was made of texts, and recorded, by weights or in a precision that are others from now on."""
+        self.heard.clear()
+        if self.graphed:
+            self.graphed.clear()
 
     def release(self) -> None:
         """Lets go of everything that can be had again, after memory has run out."""
@@ -100,7 +109,7 @@ class LeanUNet:
             raise T2VError("what the model says is no numbers, not even in 32 bits: its weights are damaged, or a LoRA "
                            "is too strong")
         del self.precisions[0]
-        self.heard.clear()
+        self.forget()
         self.note(f"results were no numbers; went on in {name_of(self.precisions[0])}")
 
 

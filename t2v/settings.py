@@ -29,6 +29,9 @@ class Settings:
         "On the graphics card: fastest, and everything else has that much less.", choices=KEEP)
     vae_precision: str = setting(
         "float32", "Precision of the autoencoder", "What latents become pictures in.", choices=VAE_PRECISIONS)
+    graphs: bool = setting(
+        False, "CUDA graphs", "Record the steps of a film once and play them back: less time at small sizes on fast "
+        "cards, more memory, a slow first step.")
     preview: bool = setting(True, "Live preview", "Show the film while it emerges.")
     preview_every: int = setting(1, "Preview every N steps", "More is less work.", ge=1, le=100)
     format: str = setting("mp4", "Format", "What the tab starts with.", choices="formats")

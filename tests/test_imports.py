@@ -34,7 +34,7 @@ ROWS = """
     ui.wiring
     ui ui.compat ui.show
     hosts.standalone
-    jobs
+    jobs bench
     shelf generate
     denoising beginning upscale
     latents
@@ -53,7 +53,7 @@ ROWS = """
     models.assembly video.clips
     video.reading models.configuration models.contents
     models.dialects
-    models.names
+    graphs models.names
     download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt fitting video.sound video.files models.torchfile models.unet models.autoencoder models.text
     hosts download.errand freeinit models.strips
