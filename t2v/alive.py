@@ -27,11 +27,14 @@ class Activations:
     films: int = 1  # that one film becomes where the text is asked: two with guidance in one batch
     at_once: float = math.inf
     copied: bool = False
+    kept: int = 0  # films of which the features of the deep layers are kept from step to step
 
     @property
     def peak(self) -> int:
         """Numbers alive at once."""
-        return round(max(self.moments()))
+        config = self.config
+        wide = config.dim * config.dim_mult[:2][-1]
+        return round(max(self.moments())) + self.kept * wide * self.positions(0)
 
     def positions(self, level: int) -> int:
         return self.frames * -(-self.height // 2**level) * -(-self.width // 2**level)

@@ -195,8 +195,9 @@ def random_model(
         raise RequestError("random", f"weights of the published size take {amount(size)} of memory, and "
                                      f"{amount(there)} are free; close other programs, or take --precision bfloat16")
     made = read_configuration(catalog.DEMO / "none")  # where there is no file, all is as published
-    drawn = [dealt(network, dtype, cpu) for network, dtype in zip(networks, dtypes, strict=True)]
-    return Model("random weights", catalog.DEMO, *drawn, made.schedule(), asdict(made.defaults),  # type: ignore[arg-type]
+    for network, dtype in zip(networks, dtypes, strict=True):
+        dealt(network, dtype, cpu)
+    return Model("random weights", catalog.DEMO, *networks, made.schedule(), asdict(made.defaults),
                  hash="0" * 10, projection=torch.tensor(made.latent_rgb))
 
 

@@ -4,13 +4,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from t2v import weaving
 from t2v.freeinit import reinitialised
-from t2v.guidance import Denoiser, guided
+from t2v.guidance import Denoiser, between, guided
 from t2v.hosts import Host
 from t2v.lean import LeanUNet
 from t2v.plan import Plan
@@ -102,6 +103,7 @@ class Denoising:
         if start.base is not None and first == plan.steps:
             return start.kept(start.base, plan.sigmas)
         x = start.x(noise, schedule, plan.sigmas)
+        self.network.forget()
         denoise = start.denoise(windowed(self.denoiser, frames, plan.windows), plan.sigmas)
         self.network.at(first / plan.steps)
         with ring(plan.model.unet) if plan.request.loop and not plan.windows.several(len(frames)) else nullcontext():
@@ -120,12 +122,17 @@ class Denoising:
     def denoiser(self, frames: Sequence[int]) -> Denoise:
         """What the network makes of `frames` and of what the prompts say in them, with guidance."""
         def of(words: Words) -> Denoiser:
-            said = words(frames)
+            said, network = words(frames), self.network.seeing((*frames, words), self.plan.request.reuse)
 
             def context_at(sigma: float) -> Tensor:
                 return said.at(bisect_right(self.levels, -sigma) - 1)  # of the step that starts there, or that it is in
 
-            return Denoiser(self.network, self.plan.model.schedule, context_at, self.host.dtype)
+            return Denoiser(network, self.plan.model.schedule, context_at, self.host.dtype)
 
         positive, negative = map(of, self.words)
-        return guided(positive, negative, self.plan.cfg_scale, self.network.both)
+        both = guided(positive, negative, self.plan.cfg_scale, self.network.both)
+        parts = self.plan.request.cfg_from, self.plan.request.cfg_until
+        if both is positive or parts == (0, 1):
+            return both
+        high, low = (float(self.plan.sigmas[ceil(part * self.plan.steps - 1e-4)]) for part in parts)
+        return between(both, positive, high, low)

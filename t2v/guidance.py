@@ -64,6 +64,14 @@ def guided(cond: Denoiser, uncond: Denoiser, cfg_scale: float, join: Join | None
     return denoise
 
 
+def between(guided: Denoise, cond: Denoise, high: float, low: float) -> Denoise:
+    """`guided` at noise levels of high and less, down to but without low; `cond` alone, half the work, elsewhere.
+
+    Guidance in an interval (Kynkäänniemi et al. 2024, arXiv 2404.07724): it harms at high noise and does little at low.
+    """
+    return lambda x, sigma: (guided if low < sigma <= high else cond)(x, sigma)
+
+
 def in_turn(cond: Denoiser, uncond: Denoiser, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """x0 of both, in two passes of the network."""
     return cond(x, sigma), uncond(x, sigma)

@@ -6,7 +6,7 @@ step is lost, whatever the sampler remembers of the steps before.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from functools import partial
 from typing import Generic, TypeVar
@@ -16,17 +16,41 @@ from torch import Tensor
 
 from t2v.errors import T2VError
 from t2v.graphs import graphed
+from t2v.guidance import Network
 from t2v.hosts import Host
 from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
+from t2v.models.float8 import usable
 from t2v.models.lora.merge import Mixture
 from t2v.models.tiles import TILES
-from t2v.models.unet import Heard, UNet3D
-from t2v.placement import placed, size_of
+from t2v.models.unet import Deep, Heard, UNet3D
+from t2v.needs import matrices
+from t2v.placement import layout_of, placed, size_of
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 Note = Callable[[str], None]  # is told in words what had to be done differently
+
+
+class Reuse:
+    """What the deep layers said of one film, or window of one: they are asked at every `every`-th call."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.forget()
+
+    def forget(self) -> None:
+        """The next call asks them, and the count begins anew."""
+        self.calls, self.told, self.deep = 0, (0, 0), list[Deep]()
+
+    def parts(self, contexts: int, passes: int) -> list[Deep]:
+        """For a call about so many `contexts`, in so many `passes` of the network: what is known in each."""
+        if self.told != (contexts, passes):
+            self.forget()
+        if self.calls % self.every == 0:
+            self.deep = [Deep() for _ in range(passes)]
+        self.told, self.calls = (contexts, passes), self.calls + 1
+        return self.deep
 
 
 class LeanUNet:
@@ -39,9 +63,12 @@ class LeanUNet:
         self.graphed = graphed(unet, host.device, host.settings.graphs, note)
         self.standing: float | None = None  # the share of the weights that is on the device
         self.stack = ExitStack()
+        self.reuses: dict[Hashable, Reuse] = {}
         self.heard, self.both = Remembered(self.hear), Remembered(lambda *contexts: torch.cat(contexts))
 
     def __enter__(self) -> "LeanUNet":
+        if self.host.settings.weights == "float8" and not usable(self.host.device):
+            self.note("there are no numbers of 8 bits here; weights have the precision that is computed in")
         self.ladder.climb(self.stand)
         return self
 
@@ -53,23 +80,31 @@ class LeanUNet:
         if self.mixture.at(part):
             self.forget()
 
-    def __call__(self, x_t: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+    def seeing(self, what: Hashable, every: int) -> Network:
+        """The same for calls that are all about one film or window, `what`: deep layers are asked at every `every`-th
+        call, and what they said is used again in between."""
+        return self if every == 1 else partial(self, reuse=self.reuses.setdefault(what, Reuse(every)))
+
+    def __call__(self, x_t: Tensor, timestep: Tensor, context: Tensor, reuse: Reuse | None = None) -> Tensor:
         """What the network says of x_t b c f h w; T2VError where that is no number in any precision."""
         while True:
-            said = self.ladder.climb(partial(self.answer, x_t, timestep, context))
+            said = self.ladder.climb(partial(self.answer, x_t, timestep, context, reuse))
             if bool(said.isfinite().all()):
                 return said.to(x_t.dtype)
             self.be_safer()
 
-    def answer(self, x_t: Tensor, timestep: Tensor, context: Tensor, rung: UNetRung) -> Tensor:
+    def answer(self, x_t: Tensor, timestep: Tensor, context: Tensor, reuse: Reuse | None, rung: UNetRung) -> Tensor:
         """The same on a rung of the ladder, whatever it is."""
         self.stand(rung)
         x_t = x_t.to(self.precisions[0])
-        if rung.pair or len(context) == len(x_t):
-            network = self.graphed if self.graphed and rung.pair and rung.share == 1 else self.unet
-            return network(x_t, timestep, self.heard(context), rung.at_once)
-        halves = [self.unet(x_t, timestep, self.heard(context, half), rung.at_once) for half in range(len(context))]
-        return torch.cat(halves)
+        whole = rung.pair or len(context) == len(x_t)
+        if self.graphed and whole and rung.share == 1 and reuse is None:
+            return self.graphed(x_t, timestep, self.heard(context), rung.at_once)
+        passes: list[int | None] = [None] if whole else [*range(len(context))]
+        deep = reuse.parts(len(context), len(passes)) if reuse else [None] * len(passes)
+        said = [self.unet(x_t, timestep, self.heard(context, half), rung.at_once, known)
+                for half, known in zip(passes, deep, strict=True)]
+        return torch.cat(said) if len(said) > 1 else said[0]
 
     def hear(self, context: Tensor, half: int | None = None) -> Heard:
         """What the layers make of a context, or of one of several in it."""
@@ -80,8 +115,10 @@ class LeanUNet:
         if self.standing == rung.share:
             return
         self.leave()
-        resident = None if rung.share == 1 else int(rung.share * size_of(self.unet, self.host.dtype))
-        self.stack.enter_context(placed(self.unet, self.host.device, self.host.dtype, resident, self.plan.pinned))
+        layout = layout_of(self.unet, matrices(self.host))
+        resident = None if rung.share == 1 else int(rung.share * size_of(self.unet, self.host.dtype, layout))
+        self.stack.enter_context(
+            placed(self.unet, self.host.device, self.host.dtype, resident, self.plan.pinned, layout))
         self.mixture.again()
         self.standing = rung.share
 
@@ -93,10 +130,12 @@ class LeanUNet:
         self.stack.close()
 
     def forget(self) -> None:
-        """What was made of texts, and recorded, by weights or in a precision that are others from now on."""
+        """What was made of texts, recorded and kept of deep layers: weights or precision are others from now on."""
         self.heard.clear()
         if self.graphed:
             self.graphed.clear()
+        for reuse in self.reuses.values():
+            reuse.forget()
 
     def release(self) -> None:
         """Lets go of everything that can be had again, after memory has run out."""

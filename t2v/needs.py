@@ -25,7 +25,7 @@ from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
 from t2v.memory import MemoryPlan, UNetRung, rungs, text_rungs
-from t2v.models import Model, catalog, fused
+from t2v.models import Model, catalog, float8, fused
 from t2v.models.assembly import weights
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers, encoder_numbers
 from t2v.models.checkpoint import blank
@@ -35,8 +35,8 @@ from t2v.models.ram import available_memory
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.tiles import sides
 from t2v.models.unet import UNet3D, UNetConfig
+from t2v.placement import layout_of, taken
 from t2v.placement import size_of as size_of_units
-from t2v.placement import taken
 from t2v.request import VideoRequest
 
 RESERVE = 512 * 2**20  # bytes
@@ -63,6 +63,7 @@ class Film:
     frames: int
     guided: bool
     started: bool  # from pictures, a film or a pass before, which are encoded
+    kept: int = 0  # films of so many frames of which the features of deep layers are kept
 
 
 # ---- from a request to its plan ----
@@ -109,7 +110,17 @@ def film_of(request: VideoRequest) -> Film | None:
     width, height = (round(side * request.upscale / 8) * 8 for side in (request.width, request.height))
     whole = request.frames + (request.overlap if request.extend else 0)
     started = bool(request.pictures or request.film or request.upscale > 1)
-    return Film(width, height, min(whole, request.window or whole), request.cfg_scale != 1, started)
+    seen = min(whole, request.window or whole)
+    return Film(width, height, seen, request.cfg_scale != 1, started, kept(request, whole))
+
+
+def kept(request: VideoRequest, frames: int) -> int:
+    """What the features of deep layers are kept of: every window of a film of so many frames, with each prompt."""
+    if request.reuse == 1:
+        return 0
+    several = 0 < request.window < frames
+    windows = -(-frames // max(1, request.window - request.overlap)) if several else 1
+    return windows * (2 if request.cfg_scale != 1 else 1)
 
 
 def plan_with(model: Model, request: VideoRequest, host: Host) -> MemoryPlan:
@@ -165,9 +176,10 @@ def unet_bytes(sizes: Sizes, film: Film, rung: UNetRung, host: Host, kept: int) 
     if host.device.type == "cpu":
         held = min(weights_of(sizes.unet, host.dtype, 1.0), sizes.unet_file)
     else:
-        held = kept or weights_of(sizes.unet, host.dtype, rung.share)
+        held = kept or weights_of(sizes.unet, host.dtype, rung.share, matrices(host))
+    copied = host.device.type != "cpu" and not fused.ready(host.device)
     work = Activations(sizes.unet.config, film.frames, film.height // sizes.vae.factor, film.width // sizes.vae.factor,
-                       2 if film.guided and rung.pair else 1, rung.at_once, not fused.ready(host.device))
+                       2 if film.guided and rung.pair else 1, rung.at_once, copied, film.kept)
     return held, bytes_each * work.peak
 
 
@@ -188,8 +200,8 @@ def lifted(sizes: Sizes, host: Host) -> int:
     """Bytes of the weights that stay on the device between films, and so in each stage; 0 if none do."""
     if host.device.type == "cpu" or host.settings.keep != "device":
         return 0
-    return sum(weights_of(network, host.vae_dtype if network is sizes.vae else host.dtype, 1.0)
-               for network in (sizes.unet, sizes.vae, sizes.text))
+    return (weights_of(sizes.unet, host.dtype, 1.0, matrices(host)) + weights_of(sizes.text, host.dtype, 1.0)
+            + weights_of(sizes.vae, host.vae_dtype, 1.0))
 
 
 def there_already(sizes: Sizes, host: Host) -> int:
@@ -198,19 +210,29 @@ def there_already(sizes: Sizes, host: Host) -> int:
                if weight.device.type == host.device.type != "cpu")
 
 
-def weights_of(network: nn.Module, dtype: torch.dtype, share: float) -> int:
+def matrices(host: Host) -> torch.dtype | None:
+    """The precision that matrices of the UNet have on the device of a host; None for that of everything."""
+    wanted = host.settings.weights == "float8" and host.device.type != "cpu"
+    return float8.FLOAT8 if wanted and float8.usable(host.device) else None
+
+
+def weights_of(network: nn.Module, dtype: torch.dtype, share: float, matrices: torch.dtype | None = None) -> int:
     """Bytes on the device of the weights of a network, a share of which stays there."""
     known = KNOWN.setdefault(network, {})
-    if (dtype, share) not in known:
-        known[dtype, share] = counted(network, dtype, share)
-    return known[dtype, share]
+    if (dtype, share, matrices) not in known:
+        known[dtype, share, matrices] = counted(network, dtype, share, matrices)
+    return known[dtype, share, matrices]
 
 
-KNOWN: MutableMapping[nn.Module, dict[tuple[torch.dtype, float], int]] = WeakKeyDictionary()
+KNOWN: MutableMapping[nn.Module, dict[tuple[torch.dtype, float, torch.dtype | None], int]] = WeakKeyDictionary()
 
 
-def counted(network: nn.Module, dtype: torch.dtype, share: float) -> int:
-    return taken(network, dtype, None if share == 1 else int(share * size_of_units(network, dtype))).device
+def counted(network: nn.Module, dtype: torch.dtype, share: float, matrices: torch.dtype | None = None) -> int:
+    """The same, and room for one matrix in `dtype` where matrices have a precision of their own."""
+    layout = layout_of(network, matrices)
+    resident = None if share == 1 else int(share * size_of_units(network, dtype, layout))
+    largest = max(weight.numel() for weight in network.parameters()) * dtype.itemsize if matrices else 0
+    return taken(network, dtype, resident, layout).device + largest
 
 
 def pinned(sizes: Sizes, rung: UNetRung, host: Host) -> bool:
@@ -218,7 +240,7 @@ def pinned(sizes: Sizes, rung: UNetRung, host: Host) -> bool:
     there = available_memory()
     if rung.share == 1 or there is None:
         return False
-    return (1 - rung.share) * weights_of(sizes.unet, host.dtype, 1.0) + RAM < there
+    return (1 - rung.share) * weights_of(sizes.unet, host.dtype, 1.0, matrices(host)) + RAM < there
 
 
 # ---- in words ----

@@ -23,8 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from t2v.models.float8 import put, scale_of, scaled, write
+
 ALIGNED = 64  # bytes, between the weights of a unit
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
+SCALE = torch.float32  # of what a row of a matrix of 8 bits is multiplied by
 
 
 class Layout(NamedTuple):
@@ -33,12 +36,13 @@ class Layout(NamedTuple):
     units: Sequence[nn.Module] = ()  # called as a whole; those first that should stay if not all can
     common: Sequence[nn.Module] = ()  # inside of units, but used together from outside: on the device, side by side
     lent: Sequence[nn.Module] = ()  # used so seldom that they stay where they are, and are brought by being used
+    matrices: torch.dtype | None = None  # the precision of those in units, with a scale; None for that of everything
 
 
-def layout_of(network: nn.Module) -> Layout:
+def layout_of(network: nn.Module, matrices: torch.dtype | None = None) -> Layout:
     """What `network` says about itself in a method `layout`."""
     layout = getattr(network, "layout", None)
-    return layout() if callable(layout) else Layout()
+    return (layout() if callable(layout) else Layout())._replace(matrices=matrices)
 
 
 class Placing(NamedTuple):
@@ -68,7 +72,7 @@ def placed(
 
     Afterwards the tensors that were there before are back, untouched, and device memory is free again.
     """
-    kept = [(weight, weight.data) for _, weight in weights_of(network)]
+    kept = [(weight, scaled(weight.data, scale_of(weight))) for _, weight in weights_of(network)]
     with ExitStack() as undo:
         undo.callback(put_back, kept)
         if device.type != "cpu" or resident is not None:
@@ -82,7 +86,7 @@ def placed(
 
 def put_back(kept: Iterable[tuple[Tensor, Tensor]]) -> None:
     for weight, data in kept:
-        weight.data = data
+        put(weight, data)
 
 
 def units_of(network: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
@@ -104,7 +108,7 @@ def size_of(network: nn.Module, dtype: torch.dtype, layout: Layout | None = None
 def taken(network: nn.Module, dtype: torch.dtype, resident: int | None, layout: Layout | None = None) -> Placing:
     """What `placed` with the same arguments will take where nothing is on the device yet."""
     stay, travel, rest = divided(network, dtype, resident, layout)
-    lone = sum(up(weight.numel() * kind.itemsize, BLOCK) for weight, kind, _ in rest)
+    lone = sum(up(part.weight.numel() * part.dtype.itemsize, BLOCK) for part in rest)
     travels = [unit.size for unit in travel]
     return Placing(sum(unit.size for unit in stay) + lone, len(travels[:2]) * max(travels, default=0),
                    sum(travels) if len(travels) > 2 else 0)
@@ -119,28 +123,39 @@ class Part(NamedTuple):
     weight: Tensor
     dtype: torch.dtype
     offset: int = 0
+    scale: int | None = None  # where that of its rows is, if it has one
 
 
 class Unit:
     """A module that is called as a whole, and how some of its weights lie in a stretch of `size` bytes."""
 
-    def __init__(self, module: nn.Module, weights: Iterable[Tensor], dtype: torch.dtype) -> None:
-        self.module, self.parts, end = module, [], 0
+    def __init__(
+        self, module: nn.Module, weights: Iterable[Tensor], dtype: torch.dtype, matrices: torch.dtype | None = None,
+    ) -> None:
+        self.module, self.parts, end = module, list[Part](), 0
         for weight in weights:
-            part = Part(weight, placed_dtype(weight, dtype), up(end, ALIGNED))
+            part = Part(weight, placed_dtype(weight, dtype, matrices), up(end, ALIGNED))
             self.parts.append(part)
             end = part.offset + weight.numel() * part.dtype.itemsize
+        for number, part in enumerate(self.parts):
+            if part.dtype == matrices:  # scales lie behind all weights, so that these stay side by side, and they too
+                self.parts[number] = part._replace(scale=up(end, ALIGNED))
+                end = up(end, ALIGNED) + len(part.weight) * SCALE.itemsize
         self.size = up(end, BLOCK)
 
     def views(self, flat: Tensor, shaped: Callable[[Tensor, Tensor], Tensor] = Tensor.view_as) -> list[Tensor]:
         """The weights in `flat`, which holds bytes; `shaped(numbers, weight)` says in which order those of each lie."""
-        return [shaped(flat.narrow(0, offset, weight.numel() * dtype.itemsize).view(dtype), weight)
-                for weight, dtype, offset in self.parts]
+        def cut(offset: int, count: int, dtype: torch.dtype) -> Tensor:
+            return flat.narrow(0, offset, count * dtype.itemsize).view(dtype)
+
+        return [scaled(shaped(cut(offset, weight.numel(), dtype), weight),
+                       None if scale is None else cut(scale, len(weight), SCALE))
+                for weight, dtype, offset, scale in self.parts]
 
     def stand(self, tensors: Iterable[Tensor]) -> None:
         """Has the module compute with `tensors`."""
         for part, tensor in zip(self.parts, tensors, strict=True):
-            part.weight.data = tensor
+            put(part.weight, tensor)
 
 
 class Division(NamedTuple):
@@ -158,11 +173,12 @@ def divided(
     exact = None if device is None or device.type == "cpu" else torch.empty(0, device=device).device  # with its index
     apart = {weight for part in (*layout.common, *layout.lent) for _, weight in weights_of(part)}
 
-    def moving(module: nn.Module) -> list[Tensor]:
+    def moving(module: nn.Module, matrices: torch.dtype | None = None) -> list[Tensor]:
         return [weight for _, weight in weights_of(module)
-                if (weight.device, weight.dtype) != (exact, placed_dtype(weight, dtype))]
+                if (weight.device, weight.dtype) != (exact, placed_dtype(weight, dtype, matrices))]
 
-    made = {module: Unit(module, (weight for weight in moving(module) if weight not in apart), dtype)
+    made = {module: Unit(module, (weight for weight in moving(module, layout.matrices) if weight not in apart), dtype,
+                         layout.matrices)
             for module in layout.units}
     ends = accumulate(unit.size for unit in made.values())
     stay = [unit for unit, end in zip(made.values(), ends, strict=True) if resident is None or end <= resident]
@@ -170,7 +186,7 @@ def divided(
     shared = [weight for module in layout.common for weight in moving(module)]
     shared.sort(key=lambda weight: -weight.ndim)  # matrices beside matrices, biases beside biases
     common = [Unit(network, shared, dtype)] if shared else []
-    united = apart.union(part.weight for unit in order for part in unit.parts)
+    united = apart.union(weight for module in layout.units for _, weight in weights_of(module))
     return Division([*common, *stay], [unit for unit in order if unit not in stay],
                     [Part(weight, placed_dtype(weight, dtype)) for weight in moving(network) if weight not in united])
 
@@ -180,9 +196,11 @@ def weights_of(module: nn.Module, name: str = "") -> Iterator[tuple[str, Tensor]
     return chain(module.named_parameters(name), module.named_buffers(name))
 
 
-def placed_dtype(weight: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The precision of a weight on the device: whole numbers keep theirs."""
-    return dtype if weight.is_floating_point() else weight.dtype
+def placed_dtype(weight: Tensor, dtype: torch.dtype, matrices: torch.dtype | None = None) -> torch.dtype:
+    """The precision of a weight on the device: whole numbers keep theirs, matrices and kernels may have their own."""
+    if not weight.is_floating_point():
+        return weight.dtype
+    return dtype if matrices is None or weight.ndim < 2 else matrices
 
 
 def up(size: int, step: int) -> int:
@@ -194,8 +212,8 @@ def up(size: int, step: int) -> int:
 
 def move(division: Division, device: torch.device, pin: bool, undo: ExitStack) -> None:
     """Brings what stays, and has the rest come and go until `undo`."""
-    for weight, dtype, _ in division.rest:
-        weight.data = weight.data.to(device, dtype)
+    for part in division.rest:
+        part.weight.data = part.weight.data.to(device, part.dtype)
     for unit in division.stay:
         settle(unit, device)
     if division.travel:
@@ -208,8 +226,8 @@ def settle(unit: Unit, device: torch.device) -> None:
     """Brings a unit to stay, weight by weight."""
     for part, view in zip(unit.parts, unit.views(room(unit.size, device), channels_last), strict=True):
         data = part.weight.data
-        view.copy_(data.to(device) if data.dtype.itemsize <= part.dtype.itemsize else data)  # the fewer bytes travel
-        part.weight.data = view
+        write(view, data.to(device) if data.dtype.itemsize <= part.dtype.itemsize else data)  # the fewer bytes travel
+        put(part.weight, view)
 
 
 def channels_last(numbers: Tensor, weight: Tensor) -> Tensor:
@@ -294,7 +312,7 @@ class Buffer:
         """The weights of `unit`, from wherever they are."""
         self.unit, self.sources = None, [part.weight.data for part in unit.parts]
         for view, source in zip(self.views(unit), self.sources, strict=True):
-            view.copy_(source)
+            write(view, source)
         self.unit = unit
 
 

@@ -45,6 +45,15 @@ class VideoRequest:
     steps: int | None = setting(None, "Steps", "How many denoising steps to take.", ge=1, le=1000)
     cfg_scale: float | None = setting(
         None, "CFG scale", "How strongly the film follows the prompt; 1 switches guidance off.", ge=0, le=100)
+    cfg_from: float = extra(
+        0.0, "Guidance from", "The part of the steps before which the prompt alone is asked, in half the time.",
+        ge=0, le=1)
+    cfg_until: float = extra(
+        1.0, "Guidance until", "The part of the steps after which the prompt alone is asked, in half the time.",
+        ge=0, le=1)
+    reuse: int = extra(
+        1, "Reuse", "The inner layers are computed every N steps, and what they said is used again in between; 1 is "
+        "exact.", ge=1, le=10)
     sampler: str | None = setting(None, "Sampler", "How the noise is taken away.", choices="samplers")
     spacing: str | None = setting(None, "Spacing", "Which noise levels the steps visit.", choices="spacings")
     eta: float | None = setting(

@@ -13,6 +13,7 @@ from t2v.request import checked, setting
 
 log = logging.getLogger(__name__)
 KEEP = {"nothing": "nothing", "memory": "in memory", "device": "on the graphics card"}
+WEIGHTS = {"network": "as the networks compute", "float8": "8 bits, half the memory"}
 VAE_PRECISIONS = {"float32": "32 bits, always right", "network": "as the UNet, faster"}
 PREFIX = "text2video_"  # of the key in a web UI's own options
 
@@ -27,6 +28,9 @@ class Settings:
         "memory", "Keep the model between films",
         "Nothing: read from disk each time. In memory: ready at once, and memory the system can take back. "
         "On the graphics card: fastest, and everything else has that much less.", choices=KEEP)
+    weights: str = setting(
+        "network", "Weights of the UNet", "What its matrices stand in on a graphics card. In 8 bits films differ a "
+        "little; on the CPU weights are used as they are in their file.", choices=WEIGHTS)
     vae_precision: str = setting(
         "float32", "Precision of the autoencoder", "What latents become pictures in.", choices=VAE_PRECISIONS)
     graphs: bool = setting(

@@ -6,7 +6,8 @@ from pathlib import Path
 from t2v.hosts import Host
 from t2v.models import Model, catalog
 from t2v.models.contents import contents
-from t2v.placement import placed
+from t2v.needs import matrices
+from t2v.placement import layout_of, placed
 
 
 class Shelf:
@@ -31,14 +32,15 @@ class Shelf:
     def lift(self, host: Host) -> None:
         """The weights of all networks onto the device, where `placed` then finds them."""
         assert self.model is not None
-        place = (host.device, host.dtype, host.vae_dtype)
+        place = (host.device, host.dtype, host.vae_dtype, matrices(host))
         if self.place == place:
             return
         self.lower()
         self.place = place
         for network, dtype in ((self.model.text, host.dtype), (self.model.unet, host.dtype),
                                (self.model.vae, host.vae_dtype)):
-            self.lifted.enter_context(placed(network, host.device, dtype))
+            layout = layout_of(network, matrices(host) if network is self.model.unet else None)
+            self.lifted.enter_context(placed(network, host.device, dtype, layout=layout))
 
     def lower(self) -> None:
         """Off the device again."""

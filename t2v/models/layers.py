@@ -7,28 +7,36 @@ activations are laid out `b f h w c`, channels last: a linear layer sees rows, a
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from t2v.models import fused
+from t2v.models import float8, fused
 
 MAX_ROWS = 65_535  # rows x heads that CUDA's attention kernels take in one launch
 
 
+@overload
+def like(weight: Tensor, x: Tensor) -> Tensor: ...
+
+
+@overload
+def like(weight: None, x: Tensor) -> None: ...
+
+
 def like(weight: Tensor | None, x: Tensor) -> Tensor | None:
     """`weight` in the precision and on the device of `x`; itself when it is there already."""
-    return None if weight is None else weight.to(x.device, x.dtype)
+    return None if weight is None else float8.read(weight, x.device, x.dtype)
 
 
 class Linear(nn.Linear):
     """`... d_in -> ... d_out`, at the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.device, x.dtype), like(self.bias, x))
+        return F.linear(x, like(self.weight, x), like(self.bias, x))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -42,7 +50,7 @@ class Conv2d(nn.Conv2d):
     """Spatial convolution of pictures, `b c h w`, at the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight.to(x.device, x.dtype), like(self.bias, x))
+        return self._conv_forward(x, like(self.weight, x), like(self.bias, x))
 
 
 class GroupNorm(nn.GroupNorm):
@@ -85,8 +93,8 @@ class FrameConv(Conv2d):
         bias = like(self.bias, x)
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
-        pictures, kernel = rearrange(x, "b f h w c -> (b f) c h w"), self.weight.to(x.device, x.dtype)
-        y = convolved(pictures, kernel, bias, self.stride, self.padding)
+        pictures = rearrange(x, "b f h w c -> (b f) c h w")
+        y = convolved(pictures, like(self.weight, x), bias, self.stride, self.padding)
         y = rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
         return y if shift is None else y + shift[:, None, None, None]
 
@@ -101,7 +109,7 @@ class TimeConv(nn.Conv3d):
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.device, x.dtype).squeeze(-1)
+        weight = like(self.weight, x).squeeze(-1)
         y = convolved(rearrange(x, "b f h w c -> b c f (h w)"), weight, like(self.bias, x), padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
 
@@ -131,7 +139,7 @@ def together(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
     weight, bias = side_by_side([layer.weight for layer in layers]), side_by_side(biases)
     if weight is None or (bias is None and biases):
         return tuple(layer(x) for layer in layers)
-    y = F.linear(x, weight.to(x.device, x.dtype), like(bias, x))
+    y = F.linear(x, like(weight, x), like(bias, x))
     return y.split([layer.out_features for layer in layers], dim=-1)
 
 
@@ -147,7 +155,12 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor | None:
         if part.dtype != first.dtype or part.shape[1:] != first.shape[1:]:
             return None
         end += part.numel()
-    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+    joined = first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+    scales = [scale for scale in map(float8.scale_of, parts) if scale is not None]
+    if not scales:
+        return joined
+    scale = side_by_side(scales) if len(scales) == len(parts) else None
+    return None if scale is None else float8.scaled(joined, scale)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:

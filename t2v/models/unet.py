@@ -14,8 +14,8 @@ parts (`at_once`), so that a layer never needs much more memory than what goes i
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.models import fused
-from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend, plus, together
+from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend, like, plus, together
 from t2v.placement import Layout
 
 Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
@@ -73,6 +73,38 @@ class Conditioning:
     text: Heard
     size: tuple[int, int]  # h w         of the latents, where the decoder has to arrive again
     at_once: float  # numbers that a layer may hold at a time, beside what goes in and comes out
+
+
+@dataclass
+class Deep:
+    """What the layers below full size came to, b f h w c: to be used again while it is there, else to be kept here."""
+
+    features: Tensor | None = None
+
+
+@dataclass
+class Walk:
+    """A film on its way through the network. Nobody else holds on to `x`, so that it goes when the next is there."""
+
+    x: Tensor  # b f h w c
+    cond: Conditioning
+    skips: list[Tensor] = field(default_factory=list)
+
+    def through(self, block: nn.Module) -> None:
+        for layer in layers(block):
+            self.x = layer(self.x, self.cond)
+
+    def down(self, blocks: Iterable[nn.Module]) -> None:
+        """Through the encoder's `blocks`, remembering what each has said."""
+        for block in blocks:
+            self.through(block)
+            self.skips.append(self.x)
+
+    def up(self, blocks: Iterable[nn.Module]) -> None:
+        """Through the decoder's `blocks`, each told what was remembered last."""
+        for block in blocks:
+            self.x = joined(self.x, self.skips.pop())
+            self.through(block)
 
 
 class UNet3D(nn.Module):
@@ -128,27 +160,37 @@ class UNet3D(nn.Module):
         if config.temporal_attention:
             yield TemporalTransformer(dim, dim // config.head_dim, config.head_dim)
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor | Heard, at_once: float = math.inf) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Tensor, context: Tensor | Heard, at_once: float = math.inf, deep: Deep | None = None,
+    ) -> Tensor:
         """`x` b c f h w, any f, h and w; `timestep` b, may be fractional; `context` b n d or, per frame, b f n d.
 
         A single film may be told several things: with b = 1 in `x` and more in `context`, there is an answer to each.
         at_once: numbers that a layer may hold at a time beside what goes in and comes out; less is slower.
+        deep: with features in it, these stand for all layers below full size (Ma et al. 2024, DeepCache, arXiv
+        2312.00858); without, it is given them.
         """
         text = context if isinstance(context, Heard) else self.heard(context.to(x.dtype))
         cond = Conditioning(self.shifts(timestep, x.dtype), text, (x.shape[-2], x.shape[-1]), at_once)
-        x = rearrange(x, "b c f h w -> b f h w c")
-        skips = []
-        for block in self.input_blocks:
-            for layer in layers(block):
-                x = layer(x, cond)
-            skips.append(x)
-        for layer in layers(self.middle_block):
-            x = layer(x, cond)
-        for block in self.output_blocks:
-            x = joined(x, skips.pop())
-            for layer in layers(block):
-                x = layer(x, cond)
-        return rearrange(self.out(x), "b f h w c -> b c f h w")
+        walk = Walk(rearrange(x, "b c f h w -> b f h w c"), cond)
+        (first, below), (above, last) = self.parted
+        walk.down(first)
+        if deep is not None and deep.features is not None:
+            walk.x = deep.features
+        else:
+            walk.down(below)
+            walk.through(self.middle_block)
+            walk.up(above)
+        if deep is not None:
+            deep.features = walk.x
+        walk.up(last)
+        return rearrange(self.out(walk.x), "b f h w c -> b c f h w")
+
+    @property
+    def parted(self) -> tuple[tuple[Sequence[nn.Module], ...], ...]:
+        """Blocks of the encoder that work at full size, and those below; blocks of the decoder below, and at full."""
+        down, up, edge = list(self.input_blocks), list(self.output_blocks), 1 + self.config.res_blocks
+        return (down[:edge], down[edge:]), (up[:-edge], up[-edge:])
 
     def layout(self) -> Layout:
         """Layers may come and go; the nearer to the middle, the more weights they have for what they compute. What the
@@ -358,7 +400,7 @@ class Pointwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        return F.linear(x, self.weight.to(x.device, x.dtype).squeeze(-1), self.bias.to(x.device, x.dtype))
+        return F.linear(x, like(self.weight, x).squeeze(-1), like(self.bias, x))
 
 
 class TransformerBlock(nn.Module):

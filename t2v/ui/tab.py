@@ -15,7 +15,7 @@ from t2v.ui.wiring import Parts, Wiring
 SHOWN_FILM = "() => [window.text2video?.film() ?? '']"
 SHOWN_FRAME = "() => [window.text2video?.film() ?? '', window.text2video?.second() ?? 0]"
 PASTE = "(second) => { window.text2video?.paste(second); return []; }"
-MEASURED = ("window", "depth", "upscale")  # what else decides how much a film asks of the machine
+MEASURED = ("window", "depth", "upscale", "reuse")  # what else decides how much a film asks of the machine
 STORED = ("batch_count", "quality")  # a web UI may keep these from one start to the next; all others would surprise
 
 
@@ -122,6 +122,8 @@ class Layout:
             self.row("noise", "transition")
             self.row("jitter", "loop")
             self.row("depth", "free_init")
+        with gr.Accordion("Faster, and not quite the same", open=False):
+            self.row("reuse", "cfg_from", "cfg_until")
         with gr.Accordion("Upscale and smooth", open=False):
             with gr.Row(elem_classes=["t2v-row"]):
                 self.field("upscale")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from t2v.extra import Strength
+from t2v.models.float8 import made, put, read, scale_of, scaled, write
 from t2v.models.lora import Lora
 from t2v.models.lora.parts import Change
 
@@ -34,7 +35,7 @@ class Mixture:
         for strength, change in changes:
             self.touched.setdefault(change.target.weight, []).append((strength, change))
         self.weights = {name: weights[name] for name in self.touched}
-        self.originals = {name: weight.data for name, weight in self.weights.items()}
+        self.originals = {name: scaled(weight.data, scale_of(weight)) for name, weight in self.weights.items()}
         self.own = dict(self.originals)  # or the mixture that was put in the place of one
         self.part: float | None = None  # of the steps, at which the weights were mixed last
         self.strengths = {name: [0.0] * len(parts) for name, parts in self.touched.items()}
@@ -50,9 +51,10 @@ class Mixture:
                 changes = [(s, change) for s, (_, change) in zip(strengths, parts, strict=True) if s]
                 new = mixture(original, changes, weight.device)
                 if weight.data_ptr() == self.own[name].data_ptr():
-                    weight.data = self.own[name] = new
-                else:  # a copy that `placed` has made, perhaps side by side with others
-                    weight.data.copy_(new)
+                    put(weight, new)
+                    self.own[name] = new
+                else:  # a copy that `placed` has made, perhaps side by side with others, or in 8 bits
+                    write(weight, new)
         return changed
 
     def again(self) -> None:
@@ -66,17 +68,19 @@ class Mixture:
         """The originals, in their place."""
         self.own = dict(self.originals)
         for name, weight in self.weights.items():
-            weight.data = self.originals[name]
+            put(weight, self.originals[name])
 
 
 def mixture(original: Tensor, changes: Sequence[tuple[float, Change]], device: torch.device) -> Tensor:
     """`original` with `changes` by their strengths, on `device`, in the precision of the original."""
+    eight = scale_of(original) is not None
     if not changes:
-        return original.to(device)
-    weight = original.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return original if eight else original.to(device)
+    weight = read(original, device, torch.float32) if eight else original.to(
+        device, torch.float32, copy=True, memory_format=torch.contiguous_format)
     for strength, change in changes:
         change.add_to(weight, strength)
-    return weight.to(original.dtype)
+    return made(weight) if eight else weight.to(original.dtype)
 
 
 @contextmanager
