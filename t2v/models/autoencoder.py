@@ -204,25 +204,26 @@ def decoder_numbers(config: AutoencoderConfig, size: Size, dtype: torch.dtype, t
                   2.25 * before * min(height * width >> 2 * level, WHOLE / before))
               for level, (before, dim) in enumerate(zip([*dims[1:], dims[-1]], dims, strict=True))]
     latents = 2 * config.embed_dim * (size[0] * size[1] >> 2 * (len(dims) - 1))  # as they came, and unscaled
-    return latents + around + max(*levels, middle_numbers(config, height, width))
+    return latents + 3 * around + max(*levels, middle_numbers(config, height, width))
 
 
 def encoder_numbers(config: AutoencoderConfig, size: Size, dtype: torch.dtype, tile: int = 0) -> float:
     """The same in `encode`, the picture itself included."""
     dims = [config.ch * mult for mult in config.ch_mult]
-    (height, width), _ = parts_of(config, size, tile)
+    (height, width), around = parts_of(config, size, tile)
     levels = [block_numbers(before, dim, height >> level, width >> level, dtype)
               for level, (before, dim) in enumerate(zip([config.ch, *dims], dims, strict=False))]
-    return 3 * size[0] * size[1] + max(*levels, middle_numbers(config, height, width))
+    latents = config.embed_dim * (around >> 2 * (len(dims) - 1))
+    return 3 * size[0] * size[1] + latents + max(*levels, middle_numbers(config, height, width))
 
 
 def parts_of(config: AutoencoderConfig, size: Size, tile: int) -> tuple[Size, int]:
-    """The size of what is computed at once, and how many numbers there are in the result and its row of tiles."""
+    """The size of what is computed at once, and of how many pixels are the result and its row of tiles."""
     factor = 2 ** (len(config.ch_mult) - 1)
     latents = size[0] // factor, size[1] // factor
     height, width = ((end - start) * factor for start, end in (spans(side, tile)[0] for side in latents))
     tiles = (height, width) != (latents[0] * factor, latents[1] * factor)
-    return (height, width), 3 * (size[0] + height) * size[1] if tiles else 0
+    return (height, width), (size[0] + height) * size[1] if tiles else 0
 
 
 def block_numbers(before: int, dim: int, height: int, width: int, dtype: torch.dtype) -> float:
