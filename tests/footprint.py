@@ -1,7 +1,8 @@
-"""How much memory a network's forward has alive at its peak, counted tensor by tensor; no device is needed.
+"""What a network costs a GPU, without one: the bytes that are alive at the peak, and the kernels that are launched.
 
-The real code runs on fake tensors, which have shapes and places but no numbers. A dispatch mode sees every tensor that
-an operation makes, adds the bytes of its storage when it is new, and takes them off again when the storage dies.
+The real code runs on meta tensors, which have shapes and no numbers, and stand for what is on the device. A dispatch
+mode sees every tensor that an operation makes, adds the bytes of its storage when it is new, and takes them off again
+when the storage dies.
 """
 
 import math
@@ -9,15 +10,20 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._prims_common import suggest_memory_format
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from t2v.models import fused
+
 aten = torch.ops.aten
+DEVICE = torch.device("meta")
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
 NOTHING = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")  # memory, and no kernel
 
@@ -36,7 +42,7 @@ class Footprint(TorchDispatchMode):
         self.alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = computed(func, args, kwargs or {})
         tensors = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
         given = {tensor.untyped_storage()._cdata for tensor in tree_leaves(args) if isinstance(tensor, Tensor)}
         computes = func._schema.is_mutable or any(tensor.untyped_storage()._cdata not in given for tensor in tensors)
@@ -60,61 +66,53 @@ class Footprint(TorchDispatchMode):
         self.now -= self.alive.pop(key)
 
 
+def computed(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation gives; on meta tensors, laid out as a GPU would."""
+    if func is aten.copy_.default and args[1].is_meta and not args[0].is_meta:
+        return args[0]  # from the weights' file into host memory; there are no numbers
+    result = func(*args, **kwargs)
+    if func is aten.convolution.default and result.is_meta and result.ndim == 4:
+        # As cudnn_conv_suggest_memory_format has it.
+        last = any(suggest_memory_format(tensor) == torch.channels_last for tensor in args[:2])
+        return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return result
+
+
 class AsOnDevice(TorchFunctionMode):
-    """Attention by the kernel that a GPU would take, and a way around what torch without CUDA refuses to do."""
+    """Has code that names a GPU work on DEVICE, and attention take the kernel that a GPU would."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name == "scaled_dot_product_attention":
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
             causal = kwargs.get("is_causal", False)
             if args[0].dtype == torch.float32 or args[0].shape[-1] > 256:
                 return aten._scaled_dot_product_efficient_attention(*args, None, False, 0.0, causal)[0]
             return aten._scaled_dot_product_flash_attention(*args, 0.0, causal)[0]
-        if name in ("contiguous", "copy_"):
-            return getattr(aten, name)(*args)
-        if name == "to" and isinstance(args[1], torch.device) and args[1] != args[0].device:
-            return aten._to_copy(args[0], device=args[1], dtype=args[2] if len(args) > 2 else None)
-        if name == "__getitem__":
-            return indexed(*args)
-        if name == "__setitem__":
-            return aten.copy_(indexed(*args[:2]), args[2])
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
+            kwargs = kwargs | {"device": DEVICE}
         return func(*args, **kwargs)
 
 
-def indexed(x: Tensor, index: Any) -> Tensor:
-    """x[index] for whole axes, new axes, numbers, slices and the dots."""
-    index = index if isinstance(index, tuple) else (index,)
-    if ... in index:
-        dots = index.index(...)
-        index = (*index[:dots], *[slice(None)] * (x.ndim - len(index) + 1), *index[dots + 1 :])
-    axis = 0
-    for part in index:
-        if isinstance(part, int):
-            x = aten.select(x, axis, part)
-            continue
-        if part is None:
-            x = x.unsqueeze(axis)
-        elif part != slice(None):
-            x = aten.slice(x, axis, part.start, part.stop)
-        axis += 1
-    return x
+@contextmanager
+def as_on_device(kernels: bool = False) -> Iterator[None]:
+    """A block in which code computes as on a GPU, without numbers; with fused kernels, or by plain torch."""
+    with torch.no_grad(), AsOnDevice(), patch.object(fused, "ready", lambda _: kernels):
+        yield
+
+
+def empty(network: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+    """`network` with weights on DEVICE that have no numbers.
+
+    `placed` leaves them where they are if it is told the same precision. In another, they stand for those of a file,
+    and it makes new ones.
+    """
+    with DEVICE:
+        return network().eval().requires_grad_(False).to(dtype)
 
 
 def activations(network: Callable[[], nn.Module], dtype: torch.dtype, run: Callable[[nn.Module], object]) -> int:
     """Bytes that `run` has alive at once on a GPU beside the weights of `network`, its inputs included."""
-    with on_device(network, dtype) as net, Footprint(net.parameters()) as footprint:
+    net = empty(network, dtype)
+    with as_on_device(), Footprint(net.parameters()) as footprint:
         run(net)
     return footprint.peak
-
-
-@contextmanager
-def on_device(network: Callable[[], nn.Module], dtype: torch.dtype, device: str = "cuda") -> Iterator[nn.Module]:
-    """`network` with fake weights on a `device`, in a block in which code computes as on a GPU, without numbers."""
-    with torch.device("meta"):
-        net = network().eval()
-    with FakeTensorMode(), torch.no_grad(), AsOnDevice():
-        for module in net.modules():
-            for name, weight in module.named_parameters(recurse=False):
-                empty = torch.empty(weight.shape, dtype=dtype, device=device)
-                setattr(module, name, nn.Parameter(empty, requires_grad=False))
-        yield net
