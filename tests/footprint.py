@@ -32,8 +32,8 @@ NOTHING = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_st
 
 
 class Footprint(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made in its `with` block, `known` ones left out, or those on `device`; and
-    the operations that compute something: those are the kernels that a GPU launches, at least.
+    """Counts the bytes of all tensors that are made in its `with` block, `known` ones left out, or those on `device`;
+    and the operations that compute something: those are the kernels that a GPU launches, at least.
 
     Where there would be more than `limit` of them, it fails as a device does whose memory is full.
     """
@@ -182,10 +182,13 @@ def published(kind: type[nn.Module], dtype: torch.dtype) -> nn.Module:
     return empty(kind, dtype)
 
 
-def step(size: Size, told: int = 1, at_once: float = math.inf, resident: int | None = None, kernels: bool = True) -> Cost:
-    """One forward of the UNet in fp16: a film of `size` that is told so many things, heard before; weights as `placed`."""
+def step(
+    size: Size, told: int = 1, at_once: float = math.inf, resident: int | None = None, kernels: bool = True
+) -> Cost:
+    """A forward of the UNet in fp16: a film of `size` that is told so many things, heard before; weights as `placed`."""
     net: Any = published(UNet3D, torch.bfloat16)  # as many bytes
-    with as_on_device(kernels), Footprint(net.parameters(), DEVICE.type) as footprint, placed(net, DEVICE, HALF, resident):
+    with (as_on_device(kernels), Footprint(net.parameters(), DEVICE.type) as footprint,
+          placed(net, DEVICE, HALF, resident)):
         text = net.heard(torch.empty(told, 77, net.config.context_dim, dtype=HALF, device=DEVICE))
         x, timestep = torch.empty(1, 4, *size, dtype=HALF, device=DEVICE), torch.empty(1, device=DEVICE)
         footprint.peak, footprint.kernels = footprint.now, 0

@@ -1,17 +1,10 @@
 """What the published networks cost a GPU: not more than was promised, and less than any peer."""
 
-import math
 
 import pytest
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from t2v.memory import SMALL
-from t2v.models.layers import FrameConv
-from t2v.models.unet import UNet3D
-from t2v.placement import placed
-from tests import fixtures
-from tests.footprint import DEVICE, GIB, HALF, Footprint, Size, as_on_device, decoding, empty, step
+from tests.footprint import GIB, Size, decoding, step
 
 # Width x height of a film; an eighth of them, other way round, in latents.
 SIZES: dict[str, Size] = {
