@@ -32,8 +32,8 @@ from tests.loras import NAMED, drawn
 from tests.test_companions import TEXT
 from tests.test_companions import UNET as TOUCHED
 
-REQUEST = VideoRequest(prompt="a red circle", negative_prompt="blurry", model="tiny", width=32, height=32, frames=2, fps=8,
-                       steps=3, cfg_scale=3, sampler="DDIM", spacing="trailing", seed=7, format="png")
+REQUEST = VideoRequest(prompt="a red circle", negative_prompt="blurry", model="tiny", width=32, height=32, frames=2,
+                       fps=8, steps=3, cfg_scale=3, sampler="DDIM", spacing="trailing", seed=7, format="png")
 FILMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "with LoRAs": {"loras": "style:0@0,0.8@1, words:0.5"},
@@ -225,25 +225,27 @@ def test_within_any_limit_a_film_is_made_or_the_shortage_told(share: float, mode
         _, plain = made(model, host, **settings)
     before = weights(model), files(host)
     with Footprint(known, limit=share * free.peak) as footprint:
+        said = ""
         try:
             film, frames = made(model, host, **settings)
         except MemoryShortage as error:
-            assert str(error).startswith("not enough memory for 2 frames of 128x128 with the model tiny. ")
-            assert (weights(model), files(host)) == before
-            assert share < 0.9
-        else:
-            assert np.abs(frames - plain).max() <= 1
-            assert film.notes
-            assert weights(model) == before[0]
+            said = str(error)
         gc.collect()
         assert footprint.now <= 0.01 * free.peak
+    assert weights(model) == before[0]
+    if said:
+        assert said.startswith("not enough memory for 2 frames of 128x128 with the model tiny. ")
+        assert files(host) == before[1]
+    else:
+        assert np.abs(frames - plain).max() <= 1
+        assert film.notes
 
 
 # ---- LoRAs on the way down ----
 
 
 def test_loras_keep_their_strengths_from_rung_to_rung(model: Model, host: Standalone) -> None:
-    """Changed in mid-run, streamed or resident, they are what they are at that step, and the originals what they were."""
+    """Streamed or resident, in mid-run, they are what they are at that step, and the originals what they were."""
     settings = FILMS["with LoRAs"] | {"steps": 6}
     _, plain = made(model, host, **settings)
     _, without = made(model, host, steps=6)

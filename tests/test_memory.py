@@ -6,6 +6,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -131,9 +132,9 @@ def test_a_shortage_is_explained_with_what_would_fit_and_frees_what_failed() -> 
     gc.collect()
     assert held[0]() is None  # while the error and its cause are alive
     assert str(caught.value) == "not enough memory for 24 frames. There is enough by now for 12 frames or 192x192."
-    with pytest.raises(MemoryShortage, match="Close other programs, or take fewer frames, a smaller size"):
-        with shortage_explained("24 frames", str):
-            work()
+    remedy = "Close other programs, or take fewer frames, a smaller size or a smaller model"
+    with pytest.raises(MemoryShortage, match=remedy), shortage_explained("24 frames", str):
+        work()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()])
@@ -209,7 +210,7 @@ def test_each_rung_of_the_ladder_is_leaner_than_the_one_before_or_not_much_worse
     host = machine("cuda")
     takes = [sum(unet_bytes(published_sizes(), film, rung, host, 0)) for rung in UNET]
     assert takes[-1] < takes[0] / 8
-    assert all(later < 1.05 * earlier for earlier, later in zip(takes, takes[1:], strict=False) if earlier > 0.6 * GB)
+    assert all(later < 1.05 * earlier for earlier, later in pairwise(takes) if earlier > 0.6 * GB)
 
 
 @pytest.mark.parametrize("free", [0.95, 1.1, 1.4, 2.0])
