@@ -58,7 +58,8 @@ class LeanUNet:
 
     def __init__(self, unet: UNet3D, mixture: Mixture, plan: MemoryPlan, host: Host, note: Note) -> None:
         self.unet, self.mixture, self.plan, self.host, self.note = unet, mixture, plan, host, note
-        self.ladder = Ladder(downwards(rungs(host.device), plan.unet), "denoising", self.release, note)
+        self.ladder = Ladder(downwards(rungs(host.device), plan.unet), "denoising", self.release, note,
+                             lambda rung: str(rung) or "large layers in parts")
         self.precisions = safer(host.dtype, host.device)
         self.graphed = graphed(unet, host.device, host.settings.graphs, note)
         self.standing: float | None = None  # the share of the weights that is on the device
@@ -163,11 +164,15 @@ class LeanVAE:
         self.stack = ExitStack()
 
     def __enter__(self) -> "LeanVAE":
-        self.stack.enter_context(placed(self.vae, self.host.device, self.host.vae_dtype))
+        self.ladder.climb(self.stand)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stack.close()
+
+    def stand(self, _tile: int) -> None:
+        """The weights where they work, all of them."""
+        self.stack.enter_context(placed(self.vae, self.host.device, self.host.vae_dtype))
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures 1 3 h w in -1..1 as latents 1 c h w, in float32; T2VError where these are no numbers."""

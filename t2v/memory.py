@@ -137,7 +137,8 @@ def shortage_explained(wanted: str, fitting: Callable[[], str]) -> Iterator[None
             raise
         clear_frames(error.__traceback__)
         smaller = fitting()
-        remedy = f"There is enough by now for {smaller}" if smaller else "Close other programs, or take a smaller model"
+        remedy = f"There is enough by now for {smaller}" if smaller else (
+            "Close other programs, or take fewer frames, a smaller size or a smaller model")
         raise MemoryShortage(f"not enough memory for {wanted}. {remedy}.") from error
 
 

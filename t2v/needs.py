@@ -177,10 +177,14 @@ def unet_bytes(sizes: Sizes, film: Film, rung: UNetRung, host: Host, kept: int) 
         held = min(weights_of(sizes.unet, host.dtype, 1.0), sizes.unet_file)
     else:
         held = kept or weights_of(sizes.unet, host.dtype, rung.share, matrices(host))
-    copied = host.device.type != "cpu" and not fused.ready(host.device)
     work = Activations(sizes.unet.config, film.frames, film.height // sizes.vae.factor, film.width // sizes.vae.factor,
-                       2 if film.guided and rung.pair else 1, rung.at_once, copied, film.kept)
+                       2 if film.guided and rung.pair else 1, rung.at_once, copies(host.device), film.kept)
     return held, bytes_each * work.peak
+
+
+def copies(device: torch.device) -> bool:
+    """Whether norms lay out their input anew; torch does not on the CPU, nor do our kernels."""
+    return device.type != "cpu" and not fused.ready(device)
 
 
 def vae_bytes(sizes: Sizes, film: Film, tile: int, host: Host, kept: int) -> tuple[int, float]:
@@ -285,7 +289,7 @@ def shortage_of_memory(found: MemoryPlan, memory: Memory) -> str:
 
 def largest(request: VideoRequest, host: Host) -> str:
     """What would fit of a film that does not, by now: fewer frames of its size, as many of a smaller one; "" for
-    nothing, or no telling."""
+    nothing, for a film that should have fitted, or no telling."""
     memory, found = host.memory, need(request, host, 0)
     if memory is None or found is None or not (request.frames and request.width and request.height):
         return ""
@@ -295,6 +299,8 @@ def largest(request: VideoRequest, host: Host) -> str:
         weights = plan.weights if plan and host.device.type == "cpu" else 0  # which need not stay in memory
         return plan is not None and plan.device - weights + RESERVE <= memory.free
 
+    if fits():
+        return ""
     shape = request.width / request.height
     frames = bisect_left(range(1, request.frames), True, key=lambda frames: not fits(frames=frames))
     rows = bisect_left(range(16, request.height, 8), True,

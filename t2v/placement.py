@@ -89,17 +89,6 @@ def put_back(kept: Iterable[tuple[Tensor, Tensor]]) -> None:
         put(weight, data)
 
 
-def units_of(network: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
-    """The modules of some kinds in `network`, in the order of execution; none is inside another."""
-    found: list[nn.Module] = []
-    inside: set[nn.Module] = set()
-    for module in network.modules():
-        if isinstance(module, kinds) and module not in inside:
-            found.append(module)
-            inside.update(module.modules())
-    return found
-
-
 def size_of(network: nn.Module, dtype: torch.dtype, layout: Layout | None = None) -> int:
     """Bytes of all units on a device: what `resident` is a part of."""
     return sum(unit.size for unit in divided(network, dtype, None, layout).stay)

@@ -10,12 +10,14 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, TextToVideoSDPipeline
 from torch import Tensor
 
+from t2v import lean, needs
 from t2v.companions import companions
 from t2v.denoising import Denoising
 from t2v.errors import FilmError, MemoryShortage, RequestError
 from t2v.generate import Film, Watch, encode, generate, unet_at_work
 from t2v.hosts.standalone import Standalone
 from t2v.infotext import request_from
+from t2v.memory import UNetRung
 from t2v.models import Model
 from t2v.models.modelscope import load
 from t2v.plan import planned
@@ -210,16 +212,32 @@ def test_the_autoencoder_may_compute_in_the_precision_of_the_unet(model: Model, 
     assert np.abs(frames_of(exact).astype(int) - frames_of(close)).mean() < 30
 
 
-def test_no_guidance_is_one_pass_a_step(model: Model, host: Standalone) -> None:
-    passes = []
-    hook = model.unet.register_forward_hook(lambda *_: passes.append(1))
+def test_guidance_is_one_pass_of_the_network_a_step_that_is_told_both_prompts(model: Model, host: Standalone) -> None:
+    told: list[int] = []
+    hook = model.unet.register_forward_pre_hook(lambda _, args: told.append(len(args[2].context)))
     try:
         only_film(replace(REQUEST, cfg_scale=1), model, host)
-        assert len(passes) == 5
+        assert told == [1] * 5
         only_film(REQUEST, model, host)
-        assert len(passes) == 15
+        assert told[5:] == [2] * 5
     finally:
         hook.remove()
+
+
+def test_guidance_in_two_halves_is_the_same_film(
+    model: Model, host: Standalone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = frames_of(only_film(REQUEST, model, host))
+    monkeypatch.setattr(lean, "rungs", lambda _: [UNetRung(), UNetRung(pair=False)])
+    monkeypatch.setattr(needs, "rungs", lambda _: [UNetRung(pair=False)])
+    told: list[int] = []
+    hook = model.unet.register_forward_pre_hook(lambda _, args: told.append(len(args[2].context)))
+    try:
+        apart = frames_of(only_film(REQUEST, model, host))
+    finally:
+        hook.remove()
+    assert told == [1] * 10
+    assert np.abs(together.astype(int) - apart).max() <= 1
 
 
 def test_a_frame_is_decoded_only_when_the_one_before_is_written(
@@ -232,7 +250,7 @@ def test_a_frame_is_decoded_only_when_the_one_before_is_written(
             events.append(f"{stage} {done}")
 
     decode = model.vae.decode
-    monkeypatch.setattr(model.vae, "decode", lambda z: (events.append(f"{len(z)} frame"), decode(z))[1])
+    monkeypatch.setattr(model.vae, "decode", lambda z, tile: (events.append(f"{len(z)} frame"), decode(z, tile))[1])
     only_film(REQUEST, model, host, Listener())
     assert events[-9:] == ["decode 0", *(event for i in range(1, 5) for event in ("1 frame", f"decode {i}"))]
 

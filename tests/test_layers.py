@@ -10,6 +10,7 @@ from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 
 from t2v.models import layers
 from t2v.models.layers import ClipNorm, Conv2d, FrameConv, FrameNorm, GroupNorm, LayerNorm, Linear, TimeConv, attend
@@ -111,3 +112,15 @@ def test_attention_in_parts_is_attention(
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
     assert sum(launches) == rows * heads
     assert max(launches) <= max(limit, heads)  # the heads of one row stay together
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 32), (1, 3, 4, 5, 32), (1, 1, 4, 5, 32)])
+@pytest.mark.parametrize("layer", [FrameConv(32, 32, 3, padding=1), FrameConv(32, 64, 1), TimeConv(32)], ids=str)
+def test_channels_stay_last_through_convolutions_also_of_a_single_frame(
+    layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch sees it, which takes a single sample with a wrong stride for one with channels first."""
+    seen: list[Tensor] = []
+    monkeypatch.setattr(layers, "convolved", lambda x, *args, **more: (seen.append(x), F.conv2d(x, *args, **more))[1])
+    layer(normal(*shape))
+    assert [suggest_memory_format(x) for x in seen] == [torch.channels_last]

@@ -1,9 +1,10 @@
 """Weights that come and go: the same films, to the last bit, from any share of the weights on the device."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,17 +15,18 @@ from torch import Tensor, nn
 
 from t2v import placement
 from t2v.extra import Point, Strength
+from t2v.models.layers import side_by_side
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
 from t2v.models.text import ResidualAttentionBlock, TextTower
 from t2v.models.unet import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, UNet3D, UNetConfig, Upsample
-from t2v.placement import Queue, placed, sizes, streamed_bytes, units_of
+from t2v.placement import Layout, Queue, placed, size_of, taken
 from tests import fixtures
-from tests.footprint import Footprint, activations, on_device
+from tests.footprint import DEVICE, Footprint, activations, as_on_device, empty
 from tests.networks import normal, randomised
 from tests.test_needs import unet_at_work
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 KINDS = ResBlock, SpatialTransformer, TemporalTransformer, Downsample, Upsample, ResidualAttentionBlock
 HALF = torch.float16
 
@@ -55,6 +57,11 @@ def plain(name: str, file: torch.dtype = torch.float32, dtype: torch.dtype = tor
         return run(network(name, file), dtype)
 
 
+def units_of(net: nn.Module) -> list[nn.Module]:
+    """The layers of `net` that are called as a whole, in the order of execution."""
+    return [module for module in net.modules() if isinstance(module, KINDS)]
+
+
 @contextmanager
 def unchanged(net: nn.Module) -> Iterator[None]:
     """Afterwards the weights have to be the very tensors that they were."""
@@ -76,10 +83,10 @@ def unchanged(net: nn.Module) -> Iterator[None]:
 @given(data=st.data())
 def test_any_share_of_the_weights_gives_the_same_to_the_last_bit(name: str, data: st.DataObject) -> None:
     net = network(name)
-    units = data.draw(st.permutations(units_of(net, *KINDS)))
-    resident = data.draw(st.integers(0, sum(sizes(units, torch.float32))))
+    layout = Layout(data.draw(st.permutations(units_of(net))))
+    resident = data.draw(st.integers(0, size_of(net, torch.float32, layout)))
     pin = data.draw(st.booleans())
-    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, units, resident, pin):
+    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, resident, pin, layout):
         for _ in range(2):
             assert torch.equal(run(net), plain(name))
 
@@ -92,9 +99,9 @@ def test_weights_are_cast_on_their_way(
     name: str, file: torch.dtype, dtype: torch.dtype, share: float, pin: bool
 ) -> None:
     net = network(name, file)
-    units = units_of(net, *KINDS)
-    seen = set()
-    with unchanged(net), placed(net, CPU, dtype, units, int(share * sum(sizes(units, dtype))), pin):
+    units, seen = units_of(net), set()
+    layout = Layout(units)
+    with unchanged(net), placed(net, CPU, dtype, int(share * size_of(net, dtype, layout)), pin, layout):
         hooks = [unit.register_forward_pre_hook(lambda unit, _: seen.update(w.dtype for w in unit.parameters()))
                  for unit in units]
         assert torch.equal(run(net, dtype), plain(name, file, dtype))
@@ -106,7 +113,7 @@ def test_weights_are_cast_on_their_way(
 @pytest.mark.parametrize("share", [0, 1])
 def test_the_weights_of_a_unit_lie_side_by_side(share: int) -> None:
     net = network("unet")
-    units = units_of(net, SpatialTransformer, TemporalTransformer)
+    units = [unit for unit in units_of(net) if isinstance(unit, SpatialTransformer | TemporalTransformer)]
     seen = []
 
     def look(unit: nn.Module, *_: object) -> None:
@@ -114,7 +121,7 @@ def test_the_weights_of_a_unit_lie_side_by_side(share: int) -> None:
         q, k, v = (attention.get_submodule(name).weight for name in ("to_q", "to_k", "to_v"))  # type: ignore[misc]
         seen.append(torch.cat([q, k, v]).equal(q.as_strided((3 * len(q), q.shape[1]), q.stride())))  # type: ignore[arg-type]
 
-    with placed(net, CPU, HALF, units, share * 10**9):
+    with placed(net, CPU, HALF, share * 10**9, layout=Layout(units)):
         hooks = [unit.register_forward_pre_hook(look) for unit in units]
         run(net)
         for hook in hooks:
@@ -130,14 +137,14 @@ def test_a_forward_that_failed_anywhere_may_be_tried_again(
     error: type[BaseException], pin: bool, data: st.DataObject
 ) -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)
-    resident = data.draw(st.integers(0, sum(sizes(units, torch.float32))))
+    units = units_of(net)
+    resident = data.draw(st.integers(0, size_of(net, torch.float32, Layout(units))))
     layers = [module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d) or module in units]
 
     def fail(*_: object) -> None:
         raise error
 
-    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, units, resident, pin):
+    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, resident, pin, Layout(units)):
         for when in data.draw(st.lists(st.sampled_from(["before", "after"]), max_size=3)):
             layer = data.draw(st.sampled_from(layers))
             hook = layer.register_forward_pre_hook(fail) if when == "before" else layer.register_forward_hook(fail)
@@ -149,14 +156,14 @@ def test_a_forward_that_failed_anywhere_may_be_tried_again(
 
 def test_between_forwards_streamed_weights_are_those_in_host_memory_even_after_an_error() -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)
+    units = units_of(net)
     unit = next(unit for unit in units if isinstance(unit, ResBlock))
 
     def fail(*_: object) -> None:
         raise MemoryError
 
     originals = [weight.data for weight in unit.parameters()]
-    with placed(net, CPU, HALF, units, 0):
+    with placed(net, CPU, HALF, 0, layout=Layout(units)):
         run(net)
         assert all(weight.data.is_set_to(data) for weight, data in zip(unit.parameters(), originals, strict=True))
         hook = unit.out_layers.register_forward_hook(fail)
@@ -166,25 +173,65 @@ def test_between_forwards_streamed_weights_are_those_in_host_memory_even_after_a
         assert all(weight.data.is_set_to(data) for weight, data in zip(unit.parameters(), originals, strict=True))
 
 
-def test_what_is_skipped_stays_where_it_is() -> None:
+def test_what_is_lent_stays_where_it_is() -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)
-    names = [name for name, _ in net.named_parameters() if "attn2.to_k" in name or name.startswith("out.")]
-    kept = {name: net.get_parameter(name).data for name in names}
+    units, lent = units_of(net), [part for name, part in net.named_modules() if name.endswith(("attn2.to_k", "out"))]
+    kept = {weight: weight.data for part in lent for weight in part.parameters()}
     seen = []
 
     def look(*_: object) -> None:
-        seen.append(all(net.get_parameter(name).data.is_set_to(data) for name, data in kept.items()))
+        seen.append(all(weight.data.is_set_to(data) for weight, data in kept.items()))
 
-    whole = streamed_bytes(net, units, HALF, 0)
-    less = streamed_bytes(net, units, HALF, 0, kept.__contains__)
+    whole, less = (taken(net, HALF, 0, Layout(units, lent=each)) for each in ((), lent))
     assert (less.resident, less.moved) < (whole.resident, whole.moved)
-    with placed(net, CPU, HALF, units, 0, skip=kept.__contains__):
-        hooks = [unit.register_forward_pre_hook(look) for unit in units]
-        run(net)
+    for resident in (0, 10**9):
+        layout = Layout(units, lent=lent)
+        with unchanged(net), placed(net, CPU, HALF, resident, layout=layout), hooked(units, look):
+            run(net, HALF)
+    assert seen == [True] * 2 * len(units)
+
+
+@pytest.mark.parametrize("resident", [0, 300_000, 10**9])
+def test_what_is_common_stays_side_by_side_though_it_belongs_to_units_that_come_and_go(resident: int) -> None:
+    net = network("unet")
+    units, common = units_of(net), [unit.emb_layers for unit in units_of(net) if isinstance(unit, ResBlock)]
+    weights, biases = ([getattr(part[-1], name) for part in common] for name in ("weight", "bias"))  # type: ignore[index]
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append([weight.data_ptr() for weight in (*weights, *biases)])
+        assert side_by_side(weights) is not None
+        assert side_by_side(biases) is not None
+        assert {weight.dtype for weight in (*weights, *biases)} == {HALF}
+
+    with unchanged(net), placed(net, CPU, HALF, resident, layout=Layout(units, common)):
+        with hooked(units, look):
+            run(net, HALF)
+        look()
+    assert len(seen) == len(units) + 1
+    assert all(places == seen[0] for places in seen)
+
+
+@pytest.mark.parametrize("name", ["unet", "text"])
+@pytest.mark.parametrize("pin", [False, True])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_network_s_own_layout_changes_nothing(name: str, share: float, pin: bool) -> None:
+    net = network(name)
+    resident = int(share * size_of(net, torch.float32))
+    with torch.inference_mode(), unchanged(net), placed(net, CPU, torch.float32, resident, pin):
+        for _ in range(2):
+            torch.testing.assert_close(run(net), plain(name), atol=1e-5, rtol=0)  # one product rounds not as three do
+
+
+@contextmanager
+def hooked(units: list[nn.Module], look: Callable[..., object]) -> Iterator[None]:
+    """Calls `look` before each unit computes."""
+    hooks = [unit.register_forward_pre_hook(look) for unit in units]
+    try:
+        yield
+    finally:
         for hook in hooks:
             hook.remove()
-    assert seen == [True] * len(units)
 
 
 # ---- weights that change between forwards ----
@@ -217,10 +264,10 @@ def plainly_mixed(name: str) -> list[Tensor]:
 @pytest.mark.parametrize("name", ["unet", "text"])
 def test_loras_change_over_the_steps_wherever_weights_stand(name: str, share: float | None, pin: bool) -> None:
     net = network(name)
-    units = units_of(net, *KINDS)
-    resident = None if share is None else int(share * sum(sizes(units, torch.float32)))
+    layout = Layout(units_of(net))
+    resident = None if share is None else int(share * size_of(net, torch.float32, layout))
     with (unchanged(net), mixed(net, changes(net)) as mixture,
-          placed(net, CPU, torch.float32, units, resident, pin)):
+          placed(net, CPU, torch.float32, resident, pin, layout)):
         for part, expected in zip(PARTS, plainly_mixed(name), strict=True):
             mixture.at(part)
             assert torch.equal(run(net), expected)
@@ -229,8 +276,7 @@ def test_loras_change_over_the_steps_wherever_weights_stand(name: str, share: fl
 
 def test_a_mixture_is_written_into_what_is_resident() -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)
-    with mixed(net, changes(net)) as mixture, placed(net, CPU, HALF, units, 10**9):
+    with mixed(net, changes(net)) as mixture, placed(net, CPU, HALF, 10**9):
         places = [weight.data_ptr() for weight in net.parameters()]
         mixture.at(0.3)
         assert [weight.data_ptr() for weight in net.parameters()] == places
@@ -287,24 +333,27 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["unet", "text"])
 def test_copies_may_come_as_late_as_the_events_let_them(name: str, count: int, pin: bool) -> None:
     net = network(name)
-    units = units_of(net, *KINDS)[:count]
-    with mixed(net, changes(net)) as mixture, placed(net, CPU, torch.float32, units, 0, pin):
+    units = units_of(net)[:count]
+    with mixed(net, changes(net)) as mixture, placed(net, CPU, torch.float32, 0, pin, Layout(units)):
         for part, expected in zip(PARTS, plainly_mixed(name), strict=True):
             mixture.at(part)
             assert torch.equal(run(net), expected)
 
 
 def watched(net: nn.Module, units: list[nn.Module], pin: bool, forwards: int = 3) -> list[Any]:
-    """The log of some forwards, with ("compute", slot, unit) where units compute."""
-    def look(number: int, unit: nn.Module, *_: object) -> None:
+    """The log of some forwards, with ("compute", slot, unit) where units begin to, and ("computed", unit) after it."""
+    def begin(number: int, unit: nn.Module, *_: object) -> None:
         LOG.append(("compute", next(unit.parameters()).untyped_storage().data_ptr(), number))
 
-    with placed(net, CPU, torch.float32, units, 0, pin):
-        hooks = [unit.register_forward_pre_hook(partial(look, number)) for number, unit in enumerate(units)]
+    def end(number: int, *_: object) -> None:
+        LOG.append(("computed", number))
+
+    with placed(net, CPU, torch.float32, 0, pin, Layout(units)), ExitStack() as undo:
+        for number, unit in enumerate(units):
+            undo.callback(unit.register_forward_pre_hook(partial(begin, number)).remove)
+            undo.callback(unit.register_forward_hook(partial(end, number), prepend=True).remove)
         for _ in range(forwards):
             run(net)
-        for hook in hooks:
-            hook.remove()
         return list(LOG)
 
 
@@ -312,7 +361,7 @@ def watched(net: nn.Module, units: list[nn.Module], pin: bool, forwards: int = 3
 @pytest.mark.parametrize("pin", [False, True])
 def test_nothing_is_copied_into_a_slot_before_its_last_use_is_over(pin: bool) -> None:
     net = network("unet")
-    log = watched(net, units_of(net, *KINDS), pin)
+    log = watched(net, units_of(net), pin)
     uses: dict[int, int] = {}
     for number, (kind, *entry) in enumerate(log):
         if kind == "compute":
@@ -326,52 +375,57 @@ def test_nothing_is_copied_into_a_slot_before_its_last_use_is_over(pin: bool) ->
 
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("pin", [False, True])
-def test_what_comes_next_is_on_its_way_before_a_unit_computes_which_waits_for_its_own(pin: bool) -> None:
+def test_a_unit_is_sent_while_the_one_before_computes_and_waited_for(pin: bool) -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)
+    units = units_of(net)
     log = watched(net, units, pin)
     copies = [(number, entry[1]) for number, entry in enumerate(log) if entry[0] == "copy"]
     held = [entry[1] for entry in log if entry[0] == "hold"]
-    computed = [(number, slot) for number, (kind, slot, *_) in enumerate(log) if kind == "compute"]
-    assert len(computed) == 3 * len(units)
-    assert len(copies) == len(computed) + 1  # the first unit waits for the next forward already
-    for (number, slot), (own, there), (following, other) in zip(computed, copies, copies[1:], strict=False):
+    began = [(number, slot) for number, (kind, slot, *_) in enumerate(log) if kind == "compute"]
+    ended = [number for number, entry in enumerate(log) if entry[0] == "computed"]
+    assert len(began) == len(ended) == 3 * len(units)
+    assert len(copies) == len(began) + 1  # the first unit waits for the next forward already
+    for (number, slot), (own, there) in zip(began, copies, strict=False):
+        assert slot == there
         assert own in held
         assert log.index(("hold", own)) < number
-        assert following < number
-        assert there == slot != other
+    # When the device has been told all that a unit computes, and before the next one is called.
+    for end, (sent, other), (begin, slot) in zip(ended, copies[1:], [*began[1:], (len(log), 0)], strict=True):
+        assert end < sent < begin
+        assert slot in (other, 0)
+    assert all(one != other for (_, one), (_, other) in pairwise(copies))
 
 
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("resident", [0, 200_000, 3_000_000])
 def test_as_much_travels_as_was_foretold(resident: int) -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)
-    with placed(net, CPU, torch.float32, units, resident):
+    units = units_of(net)
+    with placed(net, CPU, torch.float32, resident, layout=Layout(units)):
         run(net)
         LOG.clear()
         run(net)
         moved = sum(entry[2] for entry in LOG if entry[0] == "copy")
-    assert moved == streamed_bytes(net, units, torch.float32, resident).moved > 0
+    assert moved == taken(net, torch.float32, resident, Layout(units)).moved > 0
 
 
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("count", [1, 2])
 def test_no_more_units_than_slots_are_brought_once(count: int) -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)[:count]
+    units = units_of(net)[:count]
     assert len([entry for entry in watched(net, units, pin=False) if entry[0] == "copy"]) == count
-    assert streamed_bytes(net, units, torch.float32, 0).moved == 0
+    assert taken(net, torch.float32, 0, Layout(units)).moved == 0
 
 
 @pytest.mark.usefixtures("late")
 def test_those_that_come_first_stay() -> None:
     net = network("unet")
-    units = units_of(net, *KINDS)[::-1]
-    bytes_each = sizes(units, torch.float32)
+    units = units_of(net)[::-1]
+    three = size_of(net, torch.float32, Layout(units[:3]))
     computed = {slot for kind, slot, *_ in watched(net, units, pin=False) if kind == "compute"}
     assert len(computed) == 2
-    with placed(net, CPU, torch.float32, units, sum(bytes_each[:3])):
+    with placed(net, CPU, torch.float32, three, layout=Layout(units)):
         assert [unit.__class__ for unit in units if unit._forward_hooks] == [unit.__class__ for unit in units[3:]]
     assert not any(unit._forward_hooks or unit._forward_pre_hooks for unit in units)
 
@@ -393,6 +447,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TINY, PUBLISHED = fixtures.UNET, UNetConfig()
+FILE = torch.bfloat16  # on a fake device, what is not in HALF is a file's, see tests.footprint
 
 
 @pytest.mark.usefixtures("turns")
@@ -401,58 +456,56 @@ TINY, PUBLISHED = fixtures.UNET, UNetConfig()
 def test_weights_take_what_was_foretold_and_no_more_while_it_runs(config: UNetConfig, share: float | None) -> None:
     """16 frames 256x256 on a GPU."""
     work = unet_at_work(config, 16, 32, 32)
-    with on_device(lambda: UNet3D(config), HALF, "cpu") as net, Footprint(device="cuda") as footprint:
-        units = units_of(net, *KINDS)
-        resident = None if share is None else int(share * sum(sizes(units, HALF)))
-        foretold = streamed_bytes(net, units, HALF, resident)
-        with placed(net, GPU, HALF, units, resident):
-            assert footprint.now == foretold.resident + foretold.slots
+    net = empty(lambda: UNet3D(config), FILE)
+    layout = net.layout()._replace(lent=())  # these are brought by being used
+    resident = None if share is None else int(share * size_of(net, HALF, layout))
+    foretold = taken(net, HALF, resident, layout)
+    with as_on_device(), Footprint(net.parameters(), DEVICE.type) as footprint:
+        with placed(net, DEVICE, HALF, resident, layout=layout):
+            assert footprint.now == foretold.device
             work(net)
         assert footprint.now == 0
-        assert {weight.device.type for weight in net.parameters()} == {"cpu"}
+    assert {weight.dtype for weight in net.parameters()} == {FILE}
     beside = activations(lambda: UNet3D(config), HALF, work)
-    assert footprint.peak <= foretold.resident + foretold.slots + beside
+    assert footprint.peak <= foretold.device + beside
     if config == PUBLISHED and share == 0:
         assert footprint.peak < 0.8 * 2**30  # the weights alone are 2.63 GiB
 
 
 @pytest.mark.usefixtures("turns")
-@pytest.mark.parametrize(("file", "share"), [(HALF, 0), (torch.float32, 0.5), (HALF, 1)])
+@pytest.mark.parametrize(("file", "share"), [(FILE, 0), (torch.float32, 0.5), (FILE, 1)])
 def test_where_memory_is_full_everything_is_put_back_and_freed_before_the_error_leaves(
     file: torch.dtype, share: float
 ) -> None:
-    limits = [0]
-    with on_device(lambda: UNet3D(fixtures.UNET), file, "cpu") as net:
-        units = units_of(net, *KINDS)
-        resident = int(share * sum(sizes(units, HALF)))
-        foretold = streamed_bytes(net, units, HALF, resident)
-        limits += [foretold.resident // 3, foretold.resident + foretold.slots - 1]
-        for limit in limits:
-            with (Footprint(device="cuda", limit=limit) as footprint,
-                  pytest.raises(RuntimeError, match="out of memory") as error):
-                placed(net, GPU, HALF, units, resident).__enter__()
-            assert error.traceback  # is alive, and with it the frames of all that failed
-            assert footprint.now == 0
-            assert {(weight.device.type, weight.dtype) for weight in net.parameters()} == {("cpu", file)}
-            assert not any(unit._forward_hooks or unit._forward_pre_hooks for unit in units)
+    net = empty(lambda: UNet3D(fixtures.UNET), file)
+    resident = int(share * size_of(net, HALF))
+    foretold = taken(net, HALF, resident)
+    for limit in (0, foretold.resident // 3, foretold.device - 1):
+        with (as_on_device(), Footprint(net.parameters(), DEVICE.type, limit) as footprint,
+              pytest.raises(RuntimeError, match="out of memory") as error):
+            placed(net, DEVICE, HALF, resident).__enter__()
+        assert error.traceback  # is alive, and with it the frames of all that failed
+        assert footprint.now == 0
+        assert {weight.dtype for weight in net.parameters()} == {file}
+        assert not any(unit._forward_hooks or unit._forward_pre_hooks for unit in net.modules())
 
 
 @pytest.mark.usefixtures("turns")
 def test_what_is_on_the_device_already_is_left_alone() -> None:
-    with on_device(lambda: UNet3D(fixtures.UNET), HALF, "cpu") as net, Footprint(device="cuda") as footprint:
-        units = units_of(net, *KINDS)
-        with placed(net, GPU, HALF):
-            before = footprint.peak = footprint.now
-            for resident in (None, 0):
-                with placed(net, GPU, HALF, units, resident):
-                    assert not any(unit._forward_hooks for unit in units)
-                    assert footprint.now == footprint.peak == before
-            assert {weight.device.type for weight in net.parameters()} == {"cuda"}
+    net = empty(lambda: UNet3D(fixtures.UNET), FILE)
+    layout = net.layout()._replace(lent=())
+    with (as_on_device(), Footprint(net.parameters(), DEVICE.type) as footprint,
+          placed(net, DEVICE, HALF, layout=layout)):
+        before = footprint.peak = footprint.now
+        for resident in (None, 0):
+            with placed(net, DEVICE, HALF, resident, layout=layout):
+                assert not any(unit._forward_hooks for unit in layout.units)
+                assert footprint.now == footprint.peak == before
+        assert {weight.dtype for weight in net.parameters()} == {HALF}
 
 
 @pytest.mark.usefixtures("turns")
 def test_the_file_may_be_more_precise_than_the_device_and_never_stands_there_twice() -> None:
-    with on_device(lambda: UNet3D(fixtures.UNET), torch.float32, "cpu") as net, Footprint(device="cuda") as footprint:
-        units = units_of(net, *KINDS)
-        with placed(net, GPU, HALF, units):
-            assert footprint.peak == footprint.now == streamed_bytes(net, units, HALF, None).resident
+    net = empty(lambda: UNet3D(fixtures.UNET), torch.float32)
+    with as_on_device(), Footprint(net.parameters(), DEVICE.type) as footprint, placed(net, DEVICE, HALF):
+        assert footprint.peak == footprint.now == taken(net, HALF, None).resident > 0

@@ -93,7 +93,7 @@ class FrameConv(Conv2d):
         bias = like(self.bias, x)
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
-        pictures = rearrange(x, "b f h w c -> (b f) c h w")
+        pictures = rearrange(x.flatten(0, 1), "n h w c -> n c h w")
         y = convolved(pictures, like(self.weight, x), bias, self.stride, self.padding)
         y = rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
         return y if shift is None else y + shift[:, None, None, None]
@@ -110,12 +110,15 @@ class TimeConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = like(self.weight, x).squeeze(-1)
-        y = convolved(rearrange(x, "b f h w c -> b c f (h w)"), weight, like(self.bias, x), padding=(1, 0))
+        y = convolved(rearrange(x.flatten(2, 3), "b f p c -> b c f p"), weight, like(self.bias, x), padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
 
 
 def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Any = 1, padding: Any = 0) -> Tensor:
     """Convolution of `n c h w` with channels last in memory, and so its result.
+
+    Axes have to be joined before they change places: otherwise a single sample gets a stride that looks like channels
+    first, which is where kernels then take it, with a copy on the way there and one back.
 
     On the CPU, where there are more channels than places, it is up to three times as fast with channels first, and
     that is worth the copies.

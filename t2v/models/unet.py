@@ -270,7 +270,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
         size = [-(-side // 2**self.level) for side in cond.size]
-        x, frames = rearrange(x, "b f h w c -> (b f) c h w"), x.shape[1]
+        x, frames = rearrange(x.flatten(0, 1), "n h w c -> n c h w"), x.shape[1]
         return self.conv(rearrange(F.interpolate(x, size), "(b f) c h w -> b f h w c", f=frames))
 
 

@@ -83,6 +83,15 @@ def test_collecting_is_the_hosts_own(host: Host, house: House) -> None:
     assert "collect" in house.events.seen
 
 
+def test_memory_that_has_run_out_is_looked_for_once_more(host: Host, house: House) -> None:
+    """Managers send away what others have brought meanwhile, as much of it as is needed; every host collects."""
+    models = house.load("first", "second")
+    host.reclaim(3 * 2**30)
+    assert "collect" in house.events.seen
+    evicted = [model.name for model in models if f"evict {model.name}" in house.events.seen]
+    assert evicted == (["second"] if HOST in MANAGERS else [])
+
+
 # ---- settings ----
 
 
