@@ -77,6 +77,15 @@ class ClipNorm(FrameNorm):
         return self.normed(rearrange(x, "b f h w c -> b (f h w) c")).view_as(x)
 
 
+def channels_last(x: Tensor, axes: str) -> Tensor:
+    """`b f h w c` as the four `axes`, and these as a convolution wants them, channels first; a view.
+
+    At one go the first axis, where it is 1, would have a stride that means nothing, and by it torch would not know
+    channels_last: it would lay out the activations anew, and leave them like that.
+    """
+    return rearrange(x, f"b f h w c -> {axes}").movedim(-1, 1)
+
+
 class FrameConv(Conv2d):
     """Spatial convolution of every frame, `b f h w c`; `shift` b c, or 1 c, is added to what its bias adds."""
 
@@ -84,7 +93,7 @@ class FrameConv(Conv2d):
         bias = like(self.bias, x)
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
-        y = self._conv_forward(rearrange(x, "b f h w c -> (b f) c h w"), self.weight.to(x.device, x.dtype), bias)
+        y = self._conv_forward(channels_last(x, "(b f) h w c"), self.weight.to(x.device, x.dtype), bias)
         y = rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
         return y if shift is None else y + shift[:, None, None, None]
 
@@ -100,7 +109,7 @@ class TimeConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.device, x.dtype).squeeze(-1)
-        y = F.conv2d(rearrange(x, "b f h w c -> b c f (h w)"), weight, like(self.bias, x), padding=(1, 0))
+        y = F.conv2d(channels_last(x, "b f (h w) c"), weight, like(self.bias, x), padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
 
 

@@ -23,7 +23,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.models import fused
-from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend, plus, together
+from t2v.models.layers import (
+    ClipNorm,
+    FrameConv,
+    FrameNorm,
+    LayerNorm,
+    Linear,
+    TimeConv,
+    attend,
+    channels_last,
+    plus,
+    together,
+)
 from t2v.placement import Layout
 
 Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
@@ -136,7 +147,7 @@ class UNet3D(nn.Module):
         """
         text = context if isinstance(context, Heard) else self.heard(context.to(x.dtype))
         cond = Conditioning(self.shifts(timestep, x.dtype), text, (x.shape[-2], x.shape[-1]), at_once)
-        x = rearrange(x, "b c f h w -> b f h w c")
+        x = rearrange(x, "b c f h w -> b f h w c").contiguous()
         skips = []
         for block in self.input_blocks:
             for layer in layers(block):
@@ -228,7 +239,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
         size = [-(-side // 2**self.level) for side in cond.size]
-        x, frames = rearrange(x, "b f h w c -> (b f) c h w"), x.shape[1]
+        x, frames = channels_last(x, "(b f) h w c"), x.shape[1]
         return self.conv(rearrange(F.interpolate(x, size), "(b f) c h w -> b f h w c", f=frames))
 
 
