@@ -170,6 +170,14 @@ def activations(network: Callable[[], nn.Module], dtype: torch.dtype, run: Calla
 
 HALF, GIB = torch.float16, 2**30
 Size = tuple[int, int, int]  # frames, and height and width of their latents
+SIZES: dict[str, Size] = {  # width x height of a film, an eighth of them in latents
+    "24 frames 192x192": (24, 24, 24),
+    "16 frames 256x256": (16, 32, 32),
+    "24 frames 256x256": (24, 32, 32),
+    "125 frames 256x256": (125, 32, 32),
+    "24 frames 576x320": (24, 40, 72),
+    "24 frames 1024x576": (24, 72, 128),
+}
 
 
 class Cost(NamedTuple):
@@ -185,7 +193,7 @@ def published(kind: type[nn.Module], dtype: torch.dtype) -> nn.Module:
 def step(
     size: Size, told: int = 1, at_once: float = math.inf, resident: int | None = None, kernels: bool = True
 ) -> Cost:
-    """A forward of the UNet in fp16: a film of `size` that is told so many things, heard before; weights as `placed`."""
+    """A forward of the UNet in fp16: a film of `size` told so many things, heard before; weights as `placed`."""
     net: Any = published(UNet3D, torch.bfloat16)  # as many bytes
     with (as_on_device(kernels), Footprint(net.parameters(), DEVICE.type) as footprint,
           placed(net, DEVICE, HALF, resident)):

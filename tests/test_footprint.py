@@ -4,17 +4,8 @@
 import pytest
 
 from t2v.memory import SMALL
-from tests.footprint import GIB, Size, decoding, step
+from tests.footprint import GIB, SIZES, decoding, step
 
-# Width x height of a film; an eighth of them, other way round, in latents.
-SIZES: dict[str, Size] = {
-    "24 frames 192x192": (24, 24, 24),
-    "16 frames 256x256": (16, 32, 32),
-    "24 frames 256x256": (24, 32, 32),
-    "125 frames 256x256": (125, 32, 32),
-    "24 frames 576x320": (24, 40, 72),
-    "24 frames 1024x576": (24, 72, 128),
-}
 RESIDENT = dict(zip(SIZES, (2.80, 2.85, 2.87, 3.40, 3.15, 3.90), strict=True))
 STREAMED = dict(zip(SIZES, (0.5, 0.5, 0.5, 1.4, 1.4, 1.4), strict=True))
 

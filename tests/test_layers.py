@@ -13,7 +13,20 @@ from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
 
 from t2v.models import layers
-from t2v.models.layers import ClipNorm, Conv2d, FrameConv, FrameNorm, GroupNorm, LayerNorm, Linear, TimeConv, attend
+from t2v.models.layers import (
+    ClipNorm,
+    Conv2d,
+    FrameConv,
+    FrameNorm,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    TimeConv,
+    attend,
+    plus,
+    side_by_side,
+    together,
+)
 from tests.networks import assert_casts_at_use, normal, randomised
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -124,3 +137,91 @@ def test_channels_stay_last_through_convolutions_also_of_a_single_frame(
     monkeypatch.setattr(layers, "convolved", lambda x, *args, **more: (seen.append(x), F.conv2d(x, *args, **more))[1])
     layer(normal(*shape))
     assert [suggest_memory_format(x) for x in seen] == [torch.channels_last]
+
+
+# ---- sums in place, products at one go ----
+
+
+def test_a_sum_takes_the_memory_of_what_nobody_else_needs() -> None:
+    x, y = normal(2, 3), normal(2, 3, seed=1)
+    before, expected = x.clone(), x + y
+    made = plus(y, x)
+    assert made.data_ptr() == y.data_ptr()
+    assert torch.equal(made, expected)
+    assert torch.equal(x, before)
+
+
+def test_one_film_is_added_to_each_of_several() -> None:
+    x, y = normal(1, 3), normal(2, 3, seed=1)
+    assert torch.equal(plus(y.clone(), x), y + x)
+
+
+@pytest.mark.parametrize("learnt", ["x", "y"])
+def test_while_gradients_are_recorded_a_sum_leaves_both_alone(learnt: str) -> None:
+    x, y = normal(2, 3), normal(2, 3, seed=1)
+    kept = {"x": x, "y": y}[learnt].requires_grad_()
+    before = y.detach().clone()
+    plus(y, x).square().sum().backward()
+    assert torch.equal(y.detach(), before)
+    torch.testing.assert_close(kept.grad, 2 * (x + y).detach())
+
+
+def beside(layers: list[Linear], gap: int = 0) -> list[Linear]:
+    """Layers with their weights side by side in one memory, then their biases; or with so many numbers between."""
+    for name in ("weight", "bias"):
+        flat, end = torch.empty(10_000), 0
+        for layer in layers:
+            if getattr(layer, name) is not None:
+                part = getattr(layer, name).data
+                view = flat.narrow(0, end, part.numel()).view(part.shape).copy_(part)
+                getattr(layer, name).data, end = view, end + part.numel() + gap
+    return layers
+
+
+def products(layers: list[Linear], x: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+    """How many products `together` takes, and what it gives."""
+    with patch.object(F, "linear", wraps=F.linear) as linear, torch.no_grad():
+        made = together(x, layers)
+    return linear.call_count, made
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_side_by_side_are_one_product(bias: bool, dtype: torch.dtype) -> None:
+    layers, x = [randomised(Linear(8, width, bias=bias)) for width in (5, 3, 16)], normal(2, 4, 8).to(dtype)
+    expected = [layer(x) for layer in layers]
+    for gap, count in ((0, 1), (1, 3)):
+        number, made = products(beside(layers, gap), x)
+        assert number == count
+        for ours, theirs in zip(made, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+
+
+def test_layers_of_which_only_the_weights_are_side_by_side_are_asked_one_by_one() -> None:
+    layers, x = beside([randomised(Linear(8, 5)) for _ in range(2)]), normal(3, 8)
+    layers[1].bias.data = layers[1].bias.data.clone()
+    assert products(layers, x)[0] == 2
+
+
+def test_tensors_side_by_side_are_seen_as_the_one_that_they_are() -> None:
+    flat = normal(40)
+    parts = [flat[4:12].view(2, 4), flat[12:16].view(1, 4), flat[16:32].view(4, 4)]
+    found = side_by_side(parts)
+    assert found is not None
+    assert found.data_ptr() == parts[0].data_ptr()
+    assert torch.equal(found, torch.cat(parts))
+
+
+@pytest.mark.parametrize("parts", [
+    lambda _: [],
+    lambda flat: [flat[:8].view(2, 4), flat[12:20].view(2, 4)],  # a gap
+    lambda flat: [flat[8:16].view(2, 4), flat[:8].view(2, 4)],  # the other way round
+    lambda flat: [flat[:8].view(2, 4), flat[:8].view(2, 4)],  # the same twice
+    lambda flat: [flat[:8].view(2, 4), flat[8:16].view(4, 2)],  # of another width
+    lambda flat: [flat[:8].view(2, 4).T, flat[8:16].view(2, 4).T],  # by columns
+    lambda flat: [flat[:8].view(2, 4), flat[8:16].clone().view(2, 4)],  # in another memory
+    lambda flat: [flat[:8].view(2, 4), flat.view(torch.int32)[8:16].view(2, 4)],  # of another kind
+    lambda flat: [flat[:4], flat.view(torch.float16)[8:16]],
+])
+def test_tensors_that_are_not_side_by_side_are_not_taken_for_it(parts: Callable[[Tensor], list[Tensor]]) -> None:
+    assert side_by_side(parts(normal(40))) is None

@@ -4,18 +4,26 @@ Every width is a multiple of 64. At 32 each of the 32 groups of a norm would be 
 constant in a channel (biases, the timestep!) would be normalised away before it could be compared.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 from einops import rearrange, repeat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from t2v.models import layers
-from t2v.models.unet import UNet3D, UNetConfig, sinusoidal
+from t2v.models.unet import ResBlock, SpatialBlock, TemporalBlock, UNet3D, UNetConfig, sinusoidal
+from t2v.placement import placed, size_of
 from tests.networks import assert_casts_at_use, assert_equal, gradients, normal, randomised
 from tests.oracles import modelscope_module
 from tests.peers import diffusers_unet, modelscope_unet, with_modelscope
@@ -232,6 +240,153 @@ def test_attention_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, lim
     whole = net(x, timestep, context)
     monkeypatch.setattr(layers, "MAX_ROWS", limit)
     assert_equal(net(x, timestep, context), whole, 1e-5)
+
+
+# Lean, and the same
+
+
+CPU = torch.device("cpu")
+HALVING = replace(SMALL, dim_mult=(1, 2, 1), attn_scales=(1.0, 0.5))  # twice
+AT_ONCE = 1.0, 1e3, 5e3, 2e4, 1e5, 1e6, math.inf  # numbers; a position of these networks holds up to 2,048 in a layer
+
+
+@st.composite
+def tasks(draw: Callable[..., Any], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """One or two films of any size, told one thing or two, for the clip or for each frame."""
+    frames, height, width = draw(st.integers(1, 4)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    films, told = draw(st.sampled_from([(1, 1), (1, 2), (2, 2)]))
+    text = (told, frames, 3, 1024) if draw(st.booleans()) else (told, 3, 1024)
+    return normal(films, 4, frames, height, width).to(dtype), TIMESTEPS[:films], normal(*text, seed=1).to(dtype)
+
+
+def plainly(net: UNet3D, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+    """One film, told one thing, after the other; nothing in parts, nothing remembered."""
+    told = len(context)
+    x, timestep = x.expand(told, -1, -1, -1, -1), timestep.expand(told)
+    return torch.cat([net(x[i : i + 1], timestep[i : i + 1], context[i : i + 1]) for i in range(told)])
+
+
+@given(task=tasks(torch.float64), at_once=st.sampled_from(AT_ONCE) | st.floats(1, 1e6))
+@settings(max_examples=25, deadline=None)
+def test_in_parts_of_any_size_it_is_the_same_but_for_rounding(task: tuple[Tensor, ...], at_once: float) -> None:
+    net = unet(HALVING, torch.float64)
+    torch.testing.assert_close(net(*task, at_once), plainly(net, *task), atol=1e-12, rtol=0)
+
+
+@given(task=tasks(), at_once=st.sampled_from(AT_ONCE), share=st.none() | st.floats(0, 1), heard=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_wherever_weights_stand_and_in_whatever_parts_it_works_it_says_the_same(
+    task: tuple[Tensor, ...], at_once: float, share: float | None, heard: bool
+) -> None:
+    # In float32 norms of a single position would magnify rounding; how much it is, the next test knows.
+    net, (x, timestep, context) = unet(HALVING, torch.float64), task
+    x, context = x.double(), context.double()
+    resident = None if share is None else int(share * size_of(net, torch.float64))
+    with placed(net, CPU, torch.float64, resident):
+        text = net.heard(context) if heard else context
+        lean = [net(x, timestep, text, at_once) for _ in range(2)]
+    for said in lean:
+        torch.testing.assert_close(said, plainly(net, x, timestep, context), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("told", [1, 2])
+@pytest.mark.parametrize("share", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("at_once", [1e3, 2e4, math.inf])
+def test_in_float32_every_way_is_modelscope_s(at_once: float, share: float | None, told: int) -> None:
+    net = unet(SMALL)
+    x, timestep, context = inputs(net.config, 3, 5, 4) if share else inputs(net.config, 3, 8, 4)
+    x, timestep, context = x[:1], timestep[:1], context[:told]
+    theirs = theirs_told(share is not None and share > 0, told)
+    with placed(net, CPU, torch.float32, None if share is None else int(share * size_of(net, torch.float32))):
+        assert_equal(net(x, timestep, net.heard(context), at_once), theirs)
+
+
+@cache
+def theirs_told(odd: bool, told: int) -> Tensor:
+    """What modelscope says of one film; what diffusers does, where the size is odd, which modelscope cannot take."""
+    net = unet(SMALL)
+    x, timestep, context = inputs(net.config, 3, *((5, 4) if odd else (8, 4)))
+    x, timestep = x[:1].expand(told, -1, -1, -1, -1), timestep[:1].expand(told)
+    if odd:
+        return diffusers(net.config)(x, timestep, context[:told]).sample
+    return modelscope(net.config)(x, timestep, context[:told])
+
+
+@pytest.mark.parametrize("at_once", [1e3, math.inf])
+@pytest.mark.parametrize("told", [1, 2])
+def test_what_was_heard_before_is_heard_to_the_last_bit(told: int, at_once: float) -> None:
+    net = unet(SMALL)
+    x, timestep, context = inputs(net.config, 3, 4, 4)
+    x, timestep, context = x[:1], timestep[:1], context[:told]
+    assert torch.equal(net(x, timestep, net.heard(context), at_once), net(x, timestep, context, at_once))
+
+
+@pytest.mark.parametrize("at_once", [1e3, math.inf])
+def test_a_film_told_two_things_is_two_films_told_one_each(at_once: float) -> None:
+    net = unet(SMALL)
+    x, timestep, context = inputs(net.config, 3, 4, 4)
+    said = net(x[:1], timestep[:1], context, at_once)
+    assert_equal(said, net(x[:1].expand(2, -1, -1, -1, -1), timestep[:1].expand(2), context), 1e-5)
+    assert (said[0] - said[1]).abs().max() > 0.01
+
+
+@contextmanager
+def counted(layers: list[nn.Module]) -> Iterator[list[nn.Module]]:
+    """The layers of some that are called."""
+    calls: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda layer, *_: calls.append(layer)) for layer in layers]
+    yield calls
+    for hook in hooks:
+        hook.remove()
+
+
+def test_the_text_is_heard_once_for_all_steps_and_parts() -> None:
+    net = unet(SMALL)
+    x, timestep, context = inputs(net.config, 3, 4, 4)
+    asked = [layer for block in net.modules() if isinstance(block, SpatialBlock)
+             for layer in (block.attn2.to_k, block.attn2.to_v)]
+    with counted(asked) as calls:
+        text = net.heard(context)
+        assert calls == asked
+        for at_once in (1e3, math.inf):
+            net(x, timestep, text, at_once)
+        assert calls == asked
+        net(x, timestep, context, 1e3)
+        assert calls == asked + asked  # also if it was not heard before: once, whatever the parts
+
+
+def test_weights_side_by_side_are_one_product_for_each_attention_and_one_for_all_timesteps() -> None:
+    net = unet(SMALL)
+    args = inputs(net.config, 3, 4, 4)
+    blocks = [block for block in net.modules() if isinstance(block, SpatialBlock | TemporalBlock)]
+    spatial = sum(isinstance(block, SpatialBlock) for block in blocks)
+    residual = sum(isinstance(block, ResBlock) for block in net.modules())
+
+    def work() -> tuple[Tensor, int]:
+        with patch.object(F, "linear", wraps=F.linear) as linear:
+            return net(*args), linear.call_count
+
+    apart, many = work()
+    with placed(net, CPU, torch.float32, 10**9):
+        packed, few = work()
+    attentions = 2 * len(blocks) - spatial  # those that look at a film; the others look at the text
+    assert many - few == 2 * attentions + residual - 1
+    assert_equal(packed, apart, 1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1e3, math.inf])
+def test_gradients_are_those_of_a_network_in_one_piece(at_once: float) -> None:
+    net = randomised(UNet3D(SMALL)).double().requires_grad_()
+    x, timestep, context = inputs(net.config, 2, 3, 4)
+    found = []
+    for parts in (math.inf, at_once):
+        net.zero_grad()
+        with torch.enable_grad():
+            net(x.double(), timestep, context.double(), parts).square().sum().backward()
+        found.append({name: weight.grad for name, weight in net.named_parameters()})
+    for name, expected in found[0].items():
+        assert expected is not None
+        torch.testing.assert_close(found[1][name], expected, atol=1e-9, rtol=1e-9)
 
 
 # The embedding of the timestep

@@ -17,9 +17,10 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 # One launch reads a group in one program, from beginning to end, and is as slow as that; two divide it. So a group may
-# be the longer the more groups there are to keep a GPU busy with. By estimate, not yet measured: 64 of 65,536 numbers
-# take as long either way.
-NUMBERS_PER_GROUP = 1024
+# be the longer the more groups there are to keep a GPU busy with. By estimate, not yet measured: 64 of 81,920 numbers,
+# the second level of a film of 16 frames 256x256, take as long either way, for the second launch is some microseconds
+# of a program that has hundreds of them to send.
+NUMBERS_PER_GROUP = 1280
 TILES, TILE = 128, 32_768  # so many parts of a sample at most, and numbers in each at least
 
 
@@ -101,7 +102,7 @@ def plain_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float,
     axes = "n c p" if recorded(weight, bias) and not x.requires_grad else "n c 1 p"
     normed = rearrange(F.group_norm(rearrange(x, f"n p c -> {axes}"), groups, weight, bias, eps), f"{axes} -> n p c")
     if act and not recorded(normed) and not normed.is_contiguous():
-        return torch.ops.aten.silu.out(normed, out=torch.empty_like(x))  # back to channels last on the way
+        return torch.ops.aten.silu.out(normed, out=x.new_empty(x.shape))  # back to channels last on the way
     return (F.silu(normed, inplace=not recorded(normed)) if act else normed).contiguous()
 
 

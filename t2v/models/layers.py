@@ -86,6 +86,15 @@ class ClipNorm(FrameNorm):
         return self.normed(rearrange(x, "b f h w c -> b (f h w) c")).view_as(x)
 
 
+def channels_last(x: Tensor, axes: str) -> Tensor:
+    """`b f h w c` as the four `axes`, and these as a convolution wants them, channels first; a view.
+
+    At one go the first axis, where it is 1, would have a stride that means nothing, and by it torch would not know
+    channels_last: it would lay out the activations anew, and leave them like that.
+    """
+    return rearrange(x, f"b f h w c -> {axes}").movedim(-1, 1)
+
+
 class FrameConv(Conv2d):
     """Spatial convolution of every frame, `b f h w c`; `shift` b c, or 1 c, is added to what its bias adds."""
 
@@ -93,8 +102,7 @@ class FrameConv(Conv2d):
         bias = like(self.bias, x)
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
-        pictures = rearrange(x.flatten(0, 1), "n h w c -> n c h w")
-        y = convolved(pictures, like(self.weight, x), bias, self.stride, self.padding)
+        y = convolved(channels_last(x, "(b f) h w c"), like(self.weight, x), bias, self.stride, self.padding)
         y = rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
         return y if shift is None else y + shift[:, None, None, None]
 
@@ -110,7 +118,7 @@ class TimeConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = like(self.weight, x).squeeze(-1)
-        y = convolved(rearrange(x.flatten(2, 3), "b f p c -> b c f p"), weight, like(self.bias, x), padding=(1, 0))
+        y = convolved(channels_last(x, "b f (h w) c"), weight, like(self.bias, x), padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
 
 

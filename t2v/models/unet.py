@@ -23,7 +23,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v.models import fused
-from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, LayerNorm, Linear, TimeConv, attend, like, plus, together
+from t2v.models.layers import (
+    ClipNorm,
+    FrameConv,
+    FrameNorm,
+    LayerNorm,
+    Linear,
+    TimeConv,
+    attend,
+    channels_last,
+    like,
+    plus,
+    together,
+)
 from t2v.placement import Layout
 
 Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
@@ -172,7 +184,7 @@ class UNet3D(nn.Module):
         """
         text = context if isinstance(context, Heard) else self.heard(context.to(x.dtype))
         cond = Conditioning(self.shifts(timestep, x.dtype), text, (x.shape[-2], x.shape[-1]), at_once)
-        walk = Walk(rearrange(x, "b c f h w -> b f h w c"), cond)
+        walk = Walk(rearrange(x, "b c f h w -> b f h w c").contiguous(), cond)
         (first, below), (above, last) = self.parted
         walk.down(first)
         if deep is not None and deep.features is not None:
@@ -270,7 +282,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
         size = [-(-side // 2**self.level) for side in cond.size]
-        x, frames = rearrange(x.flatten(0, 1), "n h w c -> n c h w"), x.shape[1]
+        x, frames = channels_last(x, "(b f) h w c"), x.shape[1]
         return self.conv(rearrange(F.interpolate(x, size), "(b f) c h w -> b f h w c", f=frames))
 
 
