@@ -196,7 +196,7 @@ def weights_of(module: nn.Module, name: str = "") -> Iterator[tuple[str, Tensor]
 
 
 def placed_dtype(weight: Tensor, dtype: torch.dtype, matrices: torch.dtype | None = None) -> torch.dtype:
-    """The precision of a weight on the device: whole numbers keep theirs, and matrices and kernels may have their own."""
+    """The precision of a weight on the device: whole numbers keep theirs, matrices and kernels may have their own."""
     if not weight.is_floating_point():
         return weight.dtype
     return dtype if matrices is None or weight.ndim < 2 else matrices
