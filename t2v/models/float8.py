@@ -57,7 +57,7 @@ def write(target: Tensor, values: Tensor) -> None:
     low, high = values.flatten(1).aminmax(dim=1)
     part, exponent = torch.frexp(torch.maximum(-low, high) / LARGEST)
     exponent -= (part == 0.5).to(exponent)  # a power of two itself
-    scale.copy_(((exponent.clamp(min=SMALLEST) + 127) << 23).view(torch.float32))  # bits, for pow is not exact everywhere
+    scale.copy_(((exponent.clamp(min=SMALLEST) + 127) << 23).view(torch.float32))  # pow is not exact everywhere
     target.data.copy_(values / by_rows(scale, values))
 
 
