@@ -156,7 +156,7 @@ def requests(sizes: Sequence[str], frames: Sequence[str], steps: str, model: str
         raise RequestError("steps", f"must be a whole number from 1 to 100, not {steps!r}")
     common: dict[str, Any] = {"model": model, "steps": WARM + int(steps), "seed": 1}
     shapes = [sides(size) | length(count) for size in sizes or ("",) for count in frames or ("",)]
-    return [VideoRequest(PROMPT, NEGATIVE, **common, **shape) for shape in shapes]
+    return [VideoRequest(PROMPT, NEGATIVE, **{**common, **shape}) for shape in shapes]
 
 
 def sides(size: str) -> dict[str, int]:

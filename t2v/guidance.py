@@ -67,7 +67,7 @@ def guided(cond: Denoiser, uncond: Denoiser, cfg_scale: float, join: Join | None
 def between(guided: Denoise, cond: Denoise, high: float, low: float) -> Denoise:
     """`guided` at noise levels of high and less, down to but without low; `cond` alone, half the work, elsewhere.
 
-    Guidance in an interval (Kynkäänniemi et al. 2024, arXiv 2404.07724): it harms at high noise and does little at low.
+    Guidance in an interval (Kynkäänniemi et al. 2024, arXiv 2404.07724): at high noise it harms, at low it does little.
     """
     return lambda x, sigma: (guided if low < sigma <= high else cond)(x, sigma)
 

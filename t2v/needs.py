@@ -110,11 +110,11 @@ def film_of(request: VideoRequest) -> Film | None:
     width, height = (round(side * request.upscale / 8) * 8 for side in (request.width, request.height))
     whole = request.frames + (request.overlap if request.extend else 0)
     started = bool(request.pictures or request.film or request.upscale > 1)
-    seen = min(whole, request.window or whole)
-    return Film(width, height, seen, request.cfg_scale != 1, started, kept(request, whole))
+    return Film(width, height, min(whole, request.window or whole), request.cfg_scale != 1, started,
+                remembered(request, whole))
 
 
-def kept(request: VideoRequest, frames: int) -> int:
+def remembered(request: VideoRequest, frames: int) -> int:
     """What the features of deep layers are kept of: every window of a film of so many frames, with each prompt."""
     if request.reuse == 1:
         return 0

@@ -73,8 +73,8 @@ def planned(request: VideoRequest, model: Model, beside: Companions, found: Inpu
     if request.smooth_fps and request.smooth_fps <= fps:
         raise RequestError("smooth_fps", f"must be more than the {fps:g} of the film, or 0 for none in between")
     if request.cfg_until <= request.cfg_from:
-        raise RequestError("cfg_until", f"must be more than the {request.cfg_from:g} where guidance begins; a CFG "
-                                        "scale of 1 is none at all")
+        raise RequestError("cfg_until", f"must be more than the {request.cfg_from:g} where guidance begins; "
+                                        "a CFG scale of 1 is none at all")
     if request.reuse > 1 and request.jitter and plan.windows.several(plan.shape[2]):
         raise RequestError("reuse", "has nothing to use again where windows jitter; take 1, or no jitter")
     return replace(plan, inputs=inputs(request) if found is None else found)

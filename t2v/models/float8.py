@@ -55,8 +55,9 @@ def write(target: Tensor, values: Tensor) -> None:
         return
     values = read(values, target.device, values.dtype if scale_of(values) is None else torch.float32).float()
     low, high = values.flatten(1).aminmax(dim=1)
-    _, exponent = torch.frexp(torch.maximum(-low, high) / LARGEST)
-    scale.copy_(torch.ldexp(torch.ones_like(low), exponent.clamp(min=SMALLEST)))
+    part, exponent = torch.frexp(torch.maximum(-low, high) / LARGEST)
+    exponent -= (part == 0.5).to(exponent)  # a power of two itself
+    scale.copy_(((exponent.clamp(min=SMALLEST) + 127) << 23).view(torch.float32))  # pow is not exact everywhere
     target.data.copy_(values / by_rows(scale, values))
 
 
