@@ -292,6 +292,9 @@ def test_torch_takes_what_its_recorder_is_told() -> None:
 class Unasked(TorchDispatchMode):
     """Refuses what would have the program wait for a number from the device."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         waiting = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
         assert func.overloadpacket.__name__.split(".")[-1] not in waiting, func
