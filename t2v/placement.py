@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 ALIGNED = 64  # bytes, between the weights of a unit
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
+LAST = ("cuda",)  # kinds of devices that lay kernels of convolutions out anew where their channels are not last
 
 
 class Layout(NamedTuple):
@@ -206,7 +207,8 @@ def move(division: Division, device: torch.device, pin: bool, undo: ExitStack) -
 
 def settle(unit: Unit, device: torch.device) -> None:
     """Brings a unit to stay, weight by weight."""
-    for part, view in zip(unit.parts, unit.views(room(unit.size, device), channels_last), strict=True):
+    shaped = channels_last if device.type in LAST else Tensor.view_as
+    for part, view in zip(unit.parts, unit.views(room(unit.size, device), shaped), strict=True):
         data = part.weight.data
         view.copy_(data.to(device) if data.dtype.itemsize <= part.dtype.itemsize else data)  # the fewer bytes travel
         part.weight.data = view
