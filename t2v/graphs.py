@@ -53,14 +53,18 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.beside: Any = None  # a stream
         self.pool: Any = None
 
     def warm_up(self, work: Work) -> Tensor:
-        here, beside = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
-            said = work()
-        here.wait_stream(beside)
+        self.beside = self.beside or torch.cuda.Stream(self.device)
+        here = torch.cuda.current_stream(self.device)
+        self.beside.wait_stream(here)
+        try:
+            with torch.cuda.stream(self.beside):
+                said = work()
+        finally:
+            here.wait_stream(self.beside)
         said.record_stream(here)
         return said
 
@@ -68,7 +72,7 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         with torch.cuda.device(self.device), torch.cuda.graph(
-                graph, pool=self.pool, capture_error_mode="thread_local"):  # other threads may draw previews
+                graph, self.pool, self.beside, capture_error_mode="thread_local"):  # other threads draw previews
             said = work()
         return graph, said
 

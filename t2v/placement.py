@@ -28,6 +28,7 @@ from t2v.models.float8 import put, scale_of, scaled, write
 ALIGNED = 64  # bytes, between the weights of a unit
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
 SCALE = torch.float32  # of what a row of a matrix of 8 bits is multiplied by
+LAST = ("cuda",)  # kinds of devices that lay kernels of convolutions out anew where their channels are not last
 
 
 class Layout(NamedTuple):
@@ -213,7 +214,8 @@ def move(division: Division, device: torch.device, pin: bool, undo: ExitStack) -
 
 def settle(unit: Unit, device: torch.device) -> None:
     """Brings a unit to stay, weight by weight."""
-    for part, view in zip(unit.parts, unit.views(room(unit.size, device), channels_last), strict=True):
+    shaped = channels_last if device.type in LAST else Tensor.view_as
+    for part, view in zip(unit.parts, unit.views(room(unit.size, device), shaped), strict=True):
         data = part.weight.data
         write(view, data.to(device) if data.dtype.itemsize <= part.dtype.itemsize else data)  # the fewer bytes travel
         put(part.weight, view)

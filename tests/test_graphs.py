@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v import lean
 from t2v.extra import Point, Strength
-from t2v.graphs import Graphed, Work, graphed
+from t2v.graphs import CudaRecorder, Graphed, Work, graphed
 from t2v.hosts.standalone import Standalone
 from t2v.lean import LeanUNet
 from t2v.memory import UNET, MemoryPlan
@@ -236,8 +237,53 @@ def test_only_cuda_is_asked_to_record_and_only_if_that_is_wanted(net: UNet3D) ->
     assert not Standalone(torch.device("cpu")).settings.graphs
 
 
+class Stream:
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+def test_the_recorder_asks_cuda_in_the_order_that_torch_prescribes(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    cuda = torch.cuda
+
+    class Graph:
+        def reset(self) -> None:
+            log.append("reset")
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        log.append(f"on {stream.name}")
+        yield
+
+    @contextmanager
+    def capture(graph: Graph, pool: str, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        assert isinstance(graph, Graph)
+        log.append(f"records on {stream.name} into {pool}, {capture_error_mode}")
+        yield
+
+    fakes: dict[str, Any] = {
+        "Stream": lambda _: Stream("beside", log), "current_stream": lambda _: Stream("here", log), "stream": on,
+        "CUDAGraph": Graph, "graph": capture, "graph_pool_handle": lambda: "pool", "device": lambda _: nullcontext(),
+        "synchronize": lambda _: log.append("all is over"), "empty_cache": lambda: log.append("empty")}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(cuda, name, fake)
+    monkeypatch.setattr(Tensor, "record_stream", lambda _, stream: log.append(f"kept for {stream.name}"))
+
+    recorder = CudaRecorder(torch.device("cuda"))
+    assert float(recorder.warm_up(lambda: torch.ones(1))) == 1
+    graph, said = recorder.record(lambda: torch.ones(1))
+    recorder.free([graph])
+    assert float(said) == 1
+    assert log == ["beside waits for here", "on beside", "here waits for beside", "kept for here",
+                   "records on beside into pool, thread_local", "all is over", "reset", "empty"]
+
+
 def test_torch_takes_what_its_recorder_is_told() -> None:
-    inspect.signature(torch.cuda.graph).bind(object(), pool=None, capture_error_mode="thread_local")
+    told = inspect.signature(torch.cuda.graph).bind("graph", "pool", "stream", capture_error_mode="thread_local")
+    assert (told.arguments["pool"], told.arguments["stream"]) == ("pool", "stream")
 
 
 # ---- what can be recorded ----
@@ -245,6 +291,9 @@ def test_torch_takes_what_its_recorder_is_told() -> None:
 
 class Unasked(TorchDispatchMode):
     """Refuses what would have the program wait for a number from the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         waiting = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "unique")

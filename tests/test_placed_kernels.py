@@ -1,4 +1,5 @@
-"""Kernels of convolutions that stay on a device have their channels last there, and compute the same."""
+"""Kernels of convolutions that stay on a GPU have their channels last there, and compute the same. Here, the CPU is
+taken for one."""
 
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from t2v import placement
 from t2v.extra import Strength
 from t2v.models.layers import Conv2d, TimeConv
 from t2v.models.lora.merge import mixed
@@ -24,6 +26,11 @@ INPUTS = normal(1, 4, 3, 6, 4), torch.tensor([981.0]), normal(2, 7, 32, seed=1)
 def no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "LAST", ("cpu",))
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +114,13 @@ def test_a_lora_is_mixed_into_kernels_in_any_order(net: UNet3D) -> None:
         assert weight.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(weight.data, mixture.originals[name] + 0.5 * (up @ down).view(weight.shape))
     assert weight.is_contiguous()
+
+
+def test_where_nobody_wants_channels_last_a_film_is_the_same_to_the_last_bit(
+    net: UNet3D, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    with placed(net, CPU, torch.float32, ALL):
+        assert all(kernel.is_contiguous() for kernel in kernels(net).values())
+        said = net(*INPUTS)
+    assert torch.equal(said, net(*INPUTS))
