@@ -13,10 +13,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2v import __version__
 from t2v.companions import companions
@@ -39,7 +39,6 @@ from t2v.plan import Plan, planned
 from t2v.request import VideoRequest
 from t2v.watch import Watch
 
-Network = TypeVar("Network", UNet3D, AutoencoderKL, TextTower)
 Facts = dict[str, object]
 PROMPT, NEGATIVE = "a corgi running on a beach", "blurry"
 WARM = 2  # steps that are not counted: the first chooses kernels, the second may be recorded
@@ -201,8 +200,8 @@ def random_model(
                  hash="0" * 10, projection=torch.tensor(made.latent_rgb))
 
 
-def dealt(network: Network, dtype: torch.dtype, apart: bool) -> Network:
-    """A blank network with weights that keep numbers within bounds; `apart`: each with memory of its own."""
+def dealt(network: nn.Module, dtype: torch.dtype, apart: bool) -> None:
+    """Gives a blank network weights that keep numbers within bounds; `apart`: each with memory of its own."""
     state = network.state_dict()
     most = max(weight.numel() for weight in state.values())
     pool = torch.randn(most, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(dtype)
@@ -214,7 +213,7 @@ def dealt(network: Network, dtype: torch.dtype, apart: bool) -> Network:
         return numbers.clone() if apart else numbers
 
     network.load_state_dict({name: weight(name, like) for name, like in state.items()}, assign=True)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
 
 
 # ---- in words ----
