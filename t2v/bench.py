@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from t2v.watch import Watch
 
 Facts = dict[str, object]
 PROMPT, NEGATIVE = "a corgi running on a beach", "blurry"
+Network = TypeVar("Network", bound=nn.Module)
 WARM = 2  # steps that are not counted: the first chooses kernels, the second may be recorded
 DECODED = 4  # frames, the first of which is not counted
 HEAD = ("film", "a step", "a frame decoded", "the text read", "memory", "predicted", "how")
@@ -200,8 +201,8 @@ def random_model(
                  hash="0" * 10, projection=torch.tensor(made.latent_rgb))
 
 
-def dealt(network: nn.Module, dtype: torch.dtype, apart: bool) -> None:
-    """Gives a blank network weights that keep numbers within bounds; `apart`: each with memory of its own."""
+def dealt(network: Network, dtype: torch.dtype, apart: bool) -> Network:
+    """A blank network with weights that keep numbers within bounds; `apart`: each with memory of its own."""
     state = network.state_dict()
     most = max(weight.numel() for weight in state.values())
     pool = torch.randn(most, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(dtype)
@@ -213,7 +214,7 @@ def dealt(network: nn.Module, dtype: torch.dtype, apart: bool) -> None:
         return numbers.clone() if apart else numbers
 
     network.load_state_dict({name: weight(name, like) for name, like in state.items()}, assign=True)
-    network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 # ---- in words ----
