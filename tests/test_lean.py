@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 from unittest.mock import patch
 
@@ -163,7 +164,7 @@ def test_nothing_is_left_behind_by_a_film_that_memory_ran_out_of(model: Model, h
         with nothing_left(model, host), Faults(
                 lambda number, _, moment=moment: number == moment).at_work(model):  # type: ignore[misc]
             film, _ = made(model, host, **settings)
-            film.path.unlink()
+            rmtree(film.path)
             del film
 
 
