@@ -24,7 +24,6 @@ from t2v.placement import Layout, Queue, placed, size_of, taken
 from tests import fixtures
 from tests.footprint import DEVICE, Footprint, activations, as_on_device, empty
 from tests.networks import normal, randomised
-from tests.test_needs import unet_at_work
 
 CPU = torch.device("cpu")
 KINDS = ResBlock, SpatialTransformer, TemporalTransformer, Downsample, Upsample, ResidualAttentionBlock
@@ -455,7 +454,11 @@ FILE = torch.bfloat16  # on a fake device, what is not in HALF is a file's, see 
     (TINY, None), (TINY, 0), (TINY, 0.7), (TINY, 1), (PUBLISHED, 0), (PUBLISHED, 0.5)])
 def test_weights_take_what_was_foretold_and_no_more_while_it_runs(config: UNetConfig, share: float | None) -> None:
     """16 frames 256x256 on a GPU."""
-    work = unet_at_work(config, 16, 32, 32)
+    def work(net: nn.Module) -> None:
+        x, text = (torch.empty(*shape, dtype=HALF, device=DEVICE) for shape in (
+            (1, config.in_dim, 16, 32, 32), (1, 77, config.context_dim)))
+        net(x, torch.empty(1, device=DEVICE), text)
+
     net = empty(lambda: UNet3D(config), FILE)
     layout = net.layout()._replace(lent=())  # these are brought by being used
     resident = None if share is None else int(share * size_of(net, HALF, layout))
