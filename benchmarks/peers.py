@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from t2v.lean import Remembered
-from t2v.models.unet import Heard, UNet3D
+from t2v.models.transformer import Heard
+from t2v.models.unet import UNet3D
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from t2v.models.autoencoder import AutoencoderConfig
-from t2v.models.unet import TRANSFORMER, UNetConfig
+from t2v.models.transformer import TRANSFORMER
+from t2v.models.unet import UNetConfig
 
 HELD = 15  # widths in a transformer, of which GEGLU's projection is eight and its result four
 

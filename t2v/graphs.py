@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from t2v.models.unet import Heard, UNet3D
+from t2v.models.transformer import Heard
+from t2v.models.unet import UNet3D
 
 log = logging.getLogger(__name__)
 Work = Callable[[], Tensor]

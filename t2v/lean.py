@@ -23,7 +23,8 @@ from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.float8 import usable
 from t2v.models.lora.merge import Mixture
 from t2v.models.tiles import TILES
-from t2v.models.unet import Deep, Heard, UNet3D
+from t2v.models.transformer import Heard
+from t2v.models.unet import Deep, UNet3D
 from t2v.needs import matrices
 from t2v.placement import layout_of, placed, size_of
 

@@ -21,7 +21,8 @@ from t2v.lean import LeanUNet, Reuse
 from t2v.memory import UNET, UNetRung
 from t2v.models import Model
 from t2v.models.modelscope import load
-from t2v.models.unet import Conditioning, Deep, UNet3D, UNetConfig, joined, layers
+from t2v.models.transformer import Conditioning
+from t2v.models.unet import Deep, UNet3D, UNetConfig, joined, layers
 from t2v.needs import film_of
 from t2v.plan import planned
 from t2v.request import VideoRequest

@@ -22,7 +22,8 @@ from t2v.lean import LeanUNet
 from t2v.memory import UNET, MemoryPlan
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
-from t2v.models.unet import Heard, UNet3D
+from t2v.models.transformer import Heard
+from t2v.models.unet import UNet3D
 from t2v.ring import ring
 from tests import fixtures
 from tests.networks import normal, randomised

@@ -56,7 +56,7 @@ ROWS = """
     graphs models.names
     download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt fitting video.sound video.files models.torchfile models.unet models.autoencoder models.text
-    hosts download.errand freeinit models.strips
+    hosts download.errand freeinit models.strips models.transformer
     download.transfer
     settings extra download.planning video.smoothing
     request schedule memory placement watch curves weaving tokenizer preview video.base models.pickled models.layers

@@ -19,7 +19,8 @@ from t2v.models.layers import side_by_side
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
 from t2v.models.text import ResidualAttentionBlock, TextTower
-from t2v.models.unet import Downsample, ResBlock, SpatialTransformer, TemporalTransformer, UNet3D, UNetConfig, Upsample
+from t2v.models.transformer import SpatialTransformer, TemporalTransformer
+from t2v.models.unet import Downsample, ResBlock, UNet3D, UNetConfig, Upsample
 from t2v.placement import Layout, Queue, placed, size_of, taken
 from tests import fixtures
 from tests.footprint import DEVICE, Footprint, activations, as_on_device, empty
