@@ -209,7 +209,7 @@ def test_each_rung_of_the_ladder_is_leaner_than_the_one_before_or_not_much_worse
     assert film is not None
     host = machine("cuda")
     takes = [sum(unet_bytes(published_sizes(), film, rung, host, 0)) for rung in UNET]
-    assert takes[-1] < takes[0] / 8
+    assert takes[-1] < takes[0] / 6
     assert all(later < 1.05 * earlier for earlier, later in pairwise(takes) if earlier > 0.6 * GB)
 
 
