@@ -110,21 +110,25 @@ class Ladder(Generic[Rung]):
     def climb(self, attempt: Callable[[Rung], Result]) -> Result:
         """`attempt(rung)`; where memory runs out, again on the next rung, and so on.
 
-        At the end of the ladder the error is raised as it came. Any other error is.
+        On the last it is tried once more, with all let go that can be; then the error is raised as it came. Any other
+        error is.
         """
+        again = True
         while True:
             try:
                 return attempt(self.rung)
             except Exception as error:
-                if len(self.rungs) == 1 or not is_shortage(error):
+                if not is_shortage(error) or (len(self.rungs) == 1 and not again):
                     raise
                 clear_frames(error.__traceback__)  # which still hold what they had computed
                 problem = str(error)
-            del self.rungs[0]
-            log.warning("too little memory for %s (%s); goes on with %s", self.work, problem, self.words(self.rung))
+            again = len(self.rungs) > 1
+            how = f"went on with {self.words(self.rungs[1])}" if again else "tried again"
+            del self.rungs[:again]
+            log.warning("memory ran out while %s (%s); %s", self.work, problem, how)
             gc.collect()
             self.release()
-            self.note(f"memory ran out while {self.work}; went on with {self.words(self.rung)}")
+            self.note(f"memory ran out while {self.work}; {how}")
 
 
 @contextmanager

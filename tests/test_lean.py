@@ -77,9 +77,10 @@ def out_of_memory() -> Exception:
 
 
 class Faults:
-    """Counts the moments at which memory may run out, and has it run out at some of them."""
+    """Counts the moments at which memory may run out, and has it run out at some of them: fails(number of the moment,
+    what goes on, number among those of its kind)."""
 
-    def __init__(self, fails: Callable[[int, str], bool] = lambda _number, _what: False) -> None:
+    def __init__(self, fails: Callable[[int, str, int], bool] = lambda *_: False) -> None:
         self.fails, self.number = fails, 0
         self.seen: list[str] = []
         self.failed: list[str] = []
@@ -88,7 +89,7 @@ class Faults:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.number += 1
             self.seen.append(what)
-            if self.fails(self.number, what):
+            if self.fails(self.number, what, self.seen.count(what)):
                 self.failed.append(what)
                 raise out_of_memory()
             return function(*args, **kwargs)
@@ -149,7 +150,7 @@ def test_memory_may_run_out_at_any_moment_of_a_film(name: str, model: Model, hos
         _, plain = made(model, host, **FILMS[name])
     moments = range(1, count.number + 1)
     for moment in moments:
-        with Faults(lambda number, _, moment=moment: number == moment).at_work(model) as faults:  # type: ignore[misc]
+        with Faults(lambda number, *_, moment=moment: number == moment).at_work(model) as faults:  # type: ignore[misc]
             film, frames = made(model, host, **FILMS[name])
         assert len(faults.failed) == 1
         assert np.abs(frames - plain).max() <= 1, faults.failed
@@ -162,7 +163,7 @@ def test_nothing_is_left_behind_by_a_film_that_memory_ran_out_of(model: Model, h
     made(model, host, **settings)
     for moment in range(1, 14, 3):
         with nothing_left(model, host), Faults(
-                lambda number, _, moment=moment: number == moment).at_work(model):  # type: ignore[misc]
+                lambda number, *_, moment=moment: number == moment).at_work(model):  # type: ignore[misc]
             film, _ = made(model, host, **settings)
             rmtree(film.path)
             del film
@@ -174,7 +175,7 @@ def test_where_no_rung_is_lean_enough_that_is_said_and_nothing_is_left(
     what: str, model: Model, host: Standalone
 ) -> None:
     made(model, host)
-    with nothing_left(model, host), Faults(lambda _, where: where == what).at_work(model) as faults:
+    with nothing_left(model, host), Faults(lambda _, where, __: where == what).at_work(model) as faults:
         with pytest.raises(MemoryShortage) as caught:
             made(model, host, loras="style")
         assert str(caught.value).startswith("not enough memory for 2 frames of 32x32 with the model tiny. ")
@@ -188,16 +189,16 @@ def test_others_may_take_the_memory_again_and_again(model: Model, host: Standalo
     with Faults().at_work(model):
         _, plain = made(model, host, steps=6)
     watch = Watch()
-    with Faults(lambda number, what: what == "unet" and number % 4 == 0).at_work(model) as faults:
+    with Faults(lambda _, what, nth: what == "unet" and nth % 3 == 0).at_work(model) as faults:
         film, frames = made(model, host, watch, steps=6)
     assert len(faults.failed) > 1
     assert np.abs(frames - plain).max() <= 1
     assert film.notes == watch.notes
-    assert len(film.notes) == len(set(film.notes)) == len(faults.failed)
+    assert 1 <= len(film.notes) == len(set(film.notes)) <= len(faults.failed)
 
 
 def test_notes_are_of_the_film_at_hand(model: Model, host: Standalone) -> None:
-    with Faults(lambda number, what: what == "unet" and number < 6).at_work(model):
+    with Faults(lambda _, what, nth: what == "unet" and nth < 3).at_work(model):
         first, second = generate(replace(REQUEST, batch_count=2), model, host)
     assert first.notes[0] == "memory ran out while denoising; went on with large layers in parts"
     assert second.notes == ()
@@ -260,7 +261,7 @@ def test_loras_keep_their_strengths_from_rung_to_rung(model: Model, host: Standa
         shares.append(rung.share)
 
     with (patch.object(lean, "rungs", lambda _: UNET), patch.object(lean.LeanUNet, "stand", seen),
-          Faults(lambda number, what: what == "unet" and number % 2 == 0).at_work(model)):
+          Faults(lambda _, what, nth: what == "unet" and nth % 2 == 0).at_work(model)):
         _, frames = made(model, host, **settings)
     assert {1.0} < set(shares)
     assert np.abs(frames - plain).max() <= 1
