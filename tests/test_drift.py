@@ -29,8 +29,8 @@ def test_work_is_that_of_the_calls() -> None:
 def test_one_step_is_off_by_little_in_8_bits() -> None:
     found = dict(drift.one_step(fixtures.UNET, "4x64x64"))
     rows, matrix, *reused = found.values()
-    assert 0.001 < rows < 0.1
-    assert 0.001 < matrix < 0.1
+    assert 0.001 < rows < 0.2
+    assert 0.001 < matrix < 0.2
     assert all(0 < number < 1 for number in reused)
 
 

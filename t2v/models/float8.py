@@ -2,7 +2,7 @@
 
 e4m3 (Micikevicius et al. 2022, arXiv 2209.05433) has 4 significant bits and reaches to 448, so a weight is off by a
 17th at most, or by 2**-10 of its row's scale where it is tiny. Multiplying by a power of two is exact in any precision,
-and costs none of the bits: a scale that makes full use of the range would be no closer.
+and takes none of the significant bits.
 
 A scale belongs to a tensor as an attribute, wherever the numbers stand. Who reads weights uses `read`, and who writes
 over them `write`; both take tensors without a scale as they are.
