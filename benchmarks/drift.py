@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import machine, table
 from benchmarks.step import inputs_of, random_unet
+from t2v import float8
 from t2v.generate import generate
 from t2v.hosts.standalone import Standalone
-from t2v.models import float8
 from t2v.models.catalog import open_model
 from t2v.models.unet import Deep, UNet3D, UNetConfig
 from t2v.placement import layout_of, placed, size_of

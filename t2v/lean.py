@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from t2v.errors import T2VError
+from t2v.float8 import usable
 from t2v.graphs import graphed
 from t2v.guidance import Network
 from t2v.hosts import Host
 from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
-from t2v.models.float8 import usable
 from t2v.models.lora.merge import Mixture
 from t2v.models.tiles import TILES
 from t2v.models.transformer import Heard

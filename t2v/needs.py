@@ -21,11 +21,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from t2v import float8
 from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
 from t2v.memory import MemoryPlan, UNetRung, rungs, text_rungs
-from t2v.models import Model, catalog, float8, fused
+from t2v.models import Model, catalog, fused
 from t2v.models.assembly import weights
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL, decoder_numbers, encoder_numbers
 from t2v.models.checkpoint import blank

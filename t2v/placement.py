@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from t2v.models.float8 import put, scale_of, scaled, write
+from t2v.float8 import put, scale_of, scaled, write
 
 ALIGNED = 64  # bytes, between the weights of a unit
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller

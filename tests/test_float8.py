@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from t2v import float8
 from t2v.extra import Strength
 from t2v.hosts.standalone import Standalone
 from t2v.lean import LeanUNet
 from t2v.memory import MemoryPlan
-from t2v.models import float8
 from t2v.models.layers import Linear, side_by_side, together
 from t2v.models.lora.merge import mixed, mixture
 from t2v.models.lora.parts import Change, Target

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from t2v.models import float8, fused
+from t2v import float8
+from t2v.models import fused
 
 MAX_ROWS = 65_535  # rows x heads that CUDA's attention kernels take in one launch
 

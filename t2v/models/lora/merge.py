@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from t2v.extra import Strength
-from t2v.models.float8 import made, put, read, scale_of, scaled, write
+from t2v.float8 import made, put, read, scale_of, scaled, write
 from t2v.models.lora import Lora
 from t2v.models.lora.parts import Change
 
