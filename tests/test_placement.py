@@ -40,8 +40,9 @@ def no_grad() -> Iterator[None]:
 
 @cache
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    net = UNet3D(fixtures.UNET) if name == "unet" else TextTower(replace(fixtures.TEXT, layers=5))
-    return randomised(net).to(dtype)
+    with torch.inference_mode(False), torch.no_grad():  # or it could not be used outside of that mode
+        net = UNet3D(fixtures.UNET) if name == "unet" else TextTower(replace(fixtures.TEXT, layers=5))
+        return randomised(net).to(dtype)
 
 
 def run(net: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
