@@ -73,8 +73,7 @@ def placed(
 
     Afterwards the tensors that were there before are back, untouched, and device memory is free again.
     """
-    with torch.inference_mode(False):  # in which .data is a tensor that cannot be used outside of it
-        kept = [(weight, scaled(weight.data, scale_of(weight))) for _, weight in weights_of(network)]
+    kept = [(weight, scaled(weight.data, scale_of(weight))) for _, weight in weights_of(network)]
     with ExitStack() as undo:
         undo.callback(put_back, kept)
         if device.type != "cpu" or resident is not None:

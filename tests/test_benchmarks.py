@@ -107,7 +107,7 @@ def test_fp32_peers_have_their_weights_in_our_memory(name: str, net: UNet3D) -> 
 def test_every_layer_passes_the_baton(net: UNet3D) -> None:
     inputs = step.inputs_of("1x64x64", net.config, CPU, torch.float32)
     layers = {name: step.layers_of(make(net), inputs) for name, make in peers.PEERS.items()}
-    assert layers["ours"] >= 30
+    assert layers["ours"] >= 25
     assert layers["modelscope"] >= 2 * 20  # its two calls
     assert layers["diffusers"] >= 30
 

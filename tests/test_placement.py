@@ -41,8 +41,9 @@ def no_grad() -> Iterator[None]:
 
 @cache
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    net = UNet3D(fixtures.UNET) if name == "unet" else TextTower(replace(fixtures.TEXT, layers=5))
-    return randomised(net).to(dtype)
+    with torch.inference_mode(False), torch.no_grad():  # or it could not be used outside of that mode
+        net = UNet3D(fixtures.UNET) if name == "unet" else TextTower(replace(fixtures.TEXT, layers=5))
+        return randomised(net).to(dtype)
 
 
 def run(net: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -255,20 +256,24 @@ PARTS = 0, 0.25, 0.25, 0.5, 0.75, 1, 0
 @cache
 def plainly_mixed(name: str) -> list[Tensor]:
     net = network(name)
+    said = []
     with torch.inference_mode(), mixed(net, changes(net)) as mixture:
-        return [run(net) for part in PARTS if mixture.at(part) is None]
+        for part in PARTS:
+            mixture.at(part)
+            said.append(run(net))
+    return said
 
 
 @pytest.mark.parametrize("pin", [False, True])
 @pytest.mark.parametrize("share", [None, 0, 0.3, 0.7, 1])
 @pytest.mark.parametrize("name", ["unet", "text"])
 def test_loras_change_over_the_steps_wherever_weights_stand(name: str, share: float | None, pin: bool) -> None:
-    net = network(name)
+    net, plainly = network(name), plainly_mixed(name)
     layout = Layout(units_of(net))
     resident = None if share is None else int(share * size_of(net, torch.float32, layout))
     with (unchanged(net), mixed(net, changes(net)) as mixture,
           placed(net, CPU, torch.float32, resident, pin, layout)):
-        for part, expected in zip(PARTS, plainly_mixed(name), strict=True):
+        for part, expected in zip(PARTS, plainly, strict=True):
             mixture.at(part)
             assert torch.equal(run(net), expected)
     assert not torch.equal(plainly_mixed(name)[0], plain(name))
@@ -276,7 +281,7 @@ def test_loras_change_over_the_steps_wherever_weights_stand(name: str, share: fl
 
 def test_a_mixture_is_written_into_what_is_resident() -> None:
     net = network("unet")
-    with mixed(net, changes(net)) as mixture, placed(net, CPU, HALF, 10**9):
+    with mixed(net, changes(net)) as mixture, placed(net, CPU, HALF, 10**9, layout=Layout(units_of(net))):
         places = [weight.data_ptr() for weight in net.parameters()]
         mixture.at(0.3)
         assert [weight.data_ptr() for weight in net.parameters()] == places
@@ -329,13 +334,13 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("pin", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 100])
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
 @pytest.mark.parametrize("name", ["unet", "text"])
 def test_copies_may_come_as_late_as_the_events_let_them(name: str, count: int, pin: bool) -> None:
-    net = network(name)
+    net, plainly = network(name), plainly_mixed(name)
     units = units_of(net)[:count]
     with mixed(net, changes(net)) as mixture, placed(net, CPU, torch.float32, 0, pin, Layout(units)):
-        for part, expected in zip(PARTS, plainly_mixed(name), strict=True):
+        for part, expected in zip(PARTS, plainly, strict=True):
             mixture.at(part)
             assert torch.equal(run(net), expected)
 
