@@ -208,7 +208,7 @@ def test_without_kernels_a_gpu_needs_a_copy_a_norm_and_a_silu_that_copies_back(a
 @pytest.mark.parametrize("act", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_on_a_cpu_it_is_torch_s_group_norm_of_channels_last_to_the_last_bit(dtype: torch.dtype, act: bool) -> None:
-    x, weight, bias = normal(2, 3 * 35, 64).to(dtype), normal(64, seed=1), normal(64, seed=2)
+    x, weight, bias = normal(2, 15 * 37, 64).to(dtype), normal(64, seed=1), normal(64, seed=2)
     pictures = rearrange(x, "n (h w) c -> n c h w", h=15)
     assert pictures.is_contiguous(memory_format=torch.channels_last)
     theirs = F.group_norm(pictures, 32, weight.to(dtype), bias.to(dtype), 1e-5)
@@ -221,6 +221,12 @@ def test_on_a_cpu_it_is_torch_s_group_norm_of_channels_last_to_the_last_bit(dtyp
     assert ours.is_contiguous()
     names = [name for name in operations.names if name != "aten::_to_copy"]  # of the weights
     assert names == ["aten::native_group_norm", *(["aten::silu_"] if act else [])]  # no copy, and in place
+
+
+def test_on_a_cpu_groups_of_few_numbers_keep_their_digits_where_means_are_large() -> None:
+    x, ones, zeros = 30 + 0.1 * normal(2, 64, 64), torch.ones(64), torch.zeros(64)
+    exact = F.group_norm(x.double().transpose(1, 2), 32).transpose(1, 2)
+    torch.testing.assert_close(norm_silu(x, ones, zeros, 32, 1e-5, False).double(), exact, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("p", [1, 2, 9])

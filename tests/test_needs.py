@@ -208,7 +208,7 @@ def test_telling_is_quick(published: Path) -> None:
     ("cuda", 0.3, 0.6, "it will be tight, and easier with fewer frames or a smaller size."),
     ("cuda", 0.3, 0.35, "it does not fit, so take fewer frames or a smaller size."),
     ("cpu", 12, 16, "Needs about 3.4 GB of memory; 12.0 GB of 16.0 GB are free."),
-    ("cpu", 3.5, 16, "Needs about 2.8 GB of memory; 3.5 GB of 16.0 GB are free (guidance in two halves)."),
+    ("cpu", 3.5, 16, "Needs about 2.9 GB of memory; 3.5 GB of 16.0 GB are free."),
     ("cpu", 3, 16, "it will be tight, and easier with fewer frames or a smaller size."),
     ("cpu", 2, 16, "it will be slow, reading the model from the disk at every step, unless other programs are closed."),
     ("cpu", 0.6, 16, "it does not fit, so take fewer frames or a smaller size, or close other programs."),

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v import placement
 from t2v.extra import Strength
+from t2v.models import layers
 from t2v.models.layers import Conv2d, TimeConv
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
@@ -31,6 +33,7 @@ def no_grad() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "LAST", ("cpu",))
+    monkeypatch.setattr(layers, "convolved", F.conv2d)  # which on a CPU has a way of its own
 
 
 @pytest.fixture(scope="module")

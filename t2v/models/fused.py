@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # be the longer the more groups there are to keep a GPU busy with. By estimate, not yet measured: 64 of 81,920 numbers,
 # the second level of a film of 16 frames 256x256, take as long either way, for the second launch is some microseconds
 # of a program that has hundreds of them to send.
+FEW = 1024  # numbers in a group; laying so few out anew costs nothing
 NUMBERS_PER_GROUP = 1280
 TILES, TILE = 128, 32_768  # so many parts of a sample at most, and numbers in each at least
 
@@ -97,9 +98,11 @@ def launch_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
 
 def plain_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, act: bool) -> Tensor:
     """The same by torch, which on a CPU takes channels last as it is, and on a GPU makes a copy with channels first."""
-    # A view; four axes, because torch knows channels_last of these. If the weights alone have gradients, it dies of
-    # channels last on a CPU, without an error (torch 2.13).
-    axes = "n c p" if recorded(weight, bias) and not x.requires_grad else "n c 1 p"
+    # A view; four axes, because torch knows channels_last of these. Its kernel for them is fast, but takes the variance
+    # as a difference of squares, which costs digits where groups are so small that they may hardly vary: 2e-4 in a tiny
+    # network. And if the weights alone have gradients, it dies of them on a CPU, without an error (torch 2.13).
+    few = x.shape[1] * x.shape[2] <= FEW * groups
+    axes = "n c p" if few or (recorded(weight, bias) and not x.requires_grad) else "n c 1 p"
     normed = rearrange(F.group_norm(rearrange(x, f"n p c -> {axes}"), groups, weight, bias, eps), f"{axes} -> n p c")
     if act and not recorded(normed) and not normed.is_contiguous():
         return torch.ops.aten.silu.out(normed, out=x.new_empty(x.shape))  # back to channels last on the way
