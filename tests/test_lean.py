@@ -142,8 +142,9 @@ def nothing_left(model: Model, host: Standalone) -> Iterator[None]:
 # ---- memory runs out ----
 
 
+@pytest.mark.parametrize(("ladder", "name"), [*(("a GPU's", name) for name in FILMS), ("the CPU's", "plain")],
+                         indirect=["ladder"])
 @pytest.mark.usefixtures("ladder")
-@pytest.mark.parametrize("name", FILMS)
 def test_memory_may_run_out_at_any_moment_of_a_film(name: str, model: Model, host: Standalone) -> None:
     """Once, at each network call, each placing of weights: the film is the undisturbed one, to a grey level."""
     with Faults().at_work(model) as count:
