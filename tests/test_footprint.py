@@ -1,6 +1,5 @@
 """What the published networks cost a GPU: not more than was promised, and less than any peer."""
 
-
 import pytest
 
 from t2v.memory import SMALL

@@ -23,6 +23,7 @@ from t2v.models.layers import (
     Linear,
     TimeConv,
     attend,
+    channels_last,
     plus,
     side_by_side,
     together,
@@ -60,6 +61,15 @@ def test_a_clip_norm_is_one_group_norm_of_all_frames() -> None:
     plain = nn.GroupNorm(32, 64, eps=0.1)
     plain.load_state_dict(layer.state_dict())
     torch.testing.assert_close(layer(x), plain(x.movedim(-1, 1)).movedim(1, -1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("axes", ["(b f) h w c", "b f (h w) c"])
+@pytest.mark.parametrize(("films", "frames"), [(1, 1), (1, 3), (2, 3)])
+def test_a_convolution_is_told_that_channels_are_last_also_of_one_film_or_frame(
+    films: int, frames: int, axes: str
+) -> None:
+    x = channels_last(normal(films, frames, 4, 5, 8), axes)
+    assert x.stride() == torch.empty(x.shape, memory_format=torch.channels_last).stride()  # by these cuDNN chooses
 
 
 @pytest.mark.parametrize("stride", [1, 2])
