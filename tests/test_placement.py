@@ -132,7 +132,7 @@ def test_the_weights_of_a_unit_lie_side_by_side(share: int) -> None:
 
 @pytest.mark.parametrize("pin", [False, True])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_a_forward_that_failed_anywhere_may_be_tried_again(
     error: type[BaseException], pin: bool, data: st.DataObject
