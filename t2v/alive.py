@@ -1,15 +1,14 @@
-"""How many numbers are alive at once in the networks: what the memory plan predicts with.
+"""How many numbers are alive at once in the UNet: what the memory plan predicts with.
 
 Nothing is measured here. The UNet's forward is walked, and at each moment when much is alive, that is added up: the
 skips that wait, what goes into the layer at work and comes out, and what it holds inside. The tests hold it against a
-count of every tensor of the real networks.
+count of every tensor of the real network.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from t2v.models.autoencoder import AutoencoderConfig
 from t2v.models.transformer import TRANSFORMER
 from t2v.models.unet import UNetConfig
 
@@ -113,10 +112,3 @@ class Activations:
 def waiting(skips: list[tuple[int, int]]) -> int:
     """Numbers in the skips that have not been used."""
     return sum(numbers for _, numbers in skips)
-
-
-def decoder_numbers(config: AutoencoderConfig) -> float:
-    """Numbers alive at once in the decoder for each pixel: three of a residual block's input, or five of its result."""
-    dims = [config.ch * mult for mult in config.ch_mult]
-    before = [*dims[1:], dims[-1]]
-    return max(max(3 * wide, 5 * dim) / 4**level for level, (wide, dim) in enumerate(zip(before, dims, strict=True)))
