@@ -28,6 +28,7 @@ from t2v.float8 import put, scale_of, scaled, write
 ALIGNED = 64  # bytes, between the weights of a unit
 BLOCK = 512  # bytes; CUDA's allocator gives nothing smaller
 SCALE = torch.float32  # of what a row of a matrix of 8 bits is multiplied by
+PACKED = ("cpu", "cuda", "xpu", "meta")  # kinds of devices whose bytes may be taken for numbers of any precision
 LAST = ("cuda",)  # kinds of devices that lay kernels of convolutions out anew where their channels are not last
 
 
@@ -213,7 +214,11 @@ def move(division: Division, device: torch.device, pin: bool, undo: ExitStack) -
 
 
 def settle(unit: Unit, device: torch.device) -> None:
-    """Brings a unit to stay, weight by weight."""
+    """Brings a unit to stay, weight by weight: side by side, where the device lets us see numbers in bytes."""
+    if device.type not in PACKED and all(part.scale is None for part in unit.parts):
+        for part in unit.parts:
+            part.weight.data = part.weight.data.to(device, part.dtype)
+        return
     shaped = channels_last if device.type in LAST else Tensor.view_as
     for part, view in zip(unit.parts, unit.views(room(unit.size, device), shaped), strict=True):
         data = part.weight.data

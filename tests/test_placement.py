@@ -279,6 +279,17 @@ def test_loras_change_over_the_steps_wherever_weights_stand(name: str, share: fl
     assert not torch.equal(plainly_mixed(name)[0], plain(name))
 
 
+def test_where_bytes_are_no_numbers_each_weight_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network("unet")
+    monkeypatch.setattr(placement, "PACKED", ())
+    with unchanged(net), placed(net, CPU, torch.float64, 10**9):
+        attention = next(module for module in net.modules() if isinstance(module, TemporalTransformer))
+        block = attention.transformer_blocks[0]
+        assert block.attn1.to_q.weight.dtype == torch.float64
+        assert side_by_side([block.attn1.to_q.weight, block.attn1.to_k.weight]) is None
+        assert torch.equal(run(net), plain("unet"))
+
+
 def test_a_mixture_is_written_into_what_is_resident() -> None:
     net = network("unet")
     with mixed(net, changes(net)) as mixture, placed(net, CPU, HALF, 10**9, layout=Layout(units_of(net))):
