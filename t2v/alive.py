@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from t2v.models.transformer import TRANSFORMER
+from t2v.models.transformer import TRANSFORMER, at_a_time
 from t2v.models.unet import UNetConfig
 
 HELD = 15  # widths in a transformer, of which GEGLU's projection is eight and its result four
@@ -17,8 +17,8 @@ HELD = 15  # widths in a transformer, of which GEGLU's projection is eight and i
 
 @dataclass(frozen=True)
 class Activations:
-    """A UNet at work on films of one length and size. `copied`: norms lay out their input anew, as torch does on GPUs
-    where nothing better is there."""
+    """A UNet at work on films of one length and size, on a type of device. `copied`: norms lay out their input anew, as
+    torch does on GPUs where nothing better is there."""
 
     config: UNetConfig
     frames: int
@@ -26,6 +26,7 @@ class Activations:
     width: int
     films: int = 1  # that one film becomes where the text is asked: two with guidance in one batch
     at_once: float = math.inf
+    device: str = "cuda"
     copied: bool = False
     kept: int = 0  # films of which the features of the deep layers are kept from step to step
 
@@ -84,29 +85,27 @@ class Activations:
         """In a residual block; the input stays alive until it is over."""
         here, copies = films * self.positions(level), int(self.copied)
         inside = max(dim_in * (1 + copies), dim_in + dim, (2 + copies) * dim, 3 * dim)
-        some = self.some_frames(level, films, 2 * dim_in + 3 * dim)
+        some = self.some_frames(level, films, self.at_once / (2 * dim_in + 3 * dim))
         space = inside * here if some >= here else dim * here + inside * some
         return dim_in * here + max(space, (3 + copies) * dim * here)
 
     def spatial(self, level: int, dim: int, films: int) -> float:
-        here, some = films * self.positions(level), self.some_frames(level, films, TRANSFORMER * dim)
+        here = films * self.positions(level)
+        some = self.some_frames(level, films, at_a_time(TRANSFORMER * dim, self.at_once, self.device))
         return dim * here + HELD * dim * some + (dim * here if some < here else 0)
 
     def temporal(self, level: int, dim: int, inner: int, films: int) -> float:
-        here = films * self.positions(level)
-        some = here
-        if here * TRANSFORMER * inner > self.at_once:
-            column = films * self.frames
-            some = min(here, max(1, int(self.at_once / (TRANSFORMER * inner) / column)) * column)
+        film, most = self.positions(level), at_a_time(TRANSFORMER * inner, self.at_once, self.device)
+        here = some = films * film
+        if here > most:
+            some = min(film, max(1, int(most / self.frames)) * self.frames)
         whole = 2 * dim * here + HELD * inner * some + (dim * here if some < here else 0)
         return max(whole, (2 + self.copied) * dim * here)
 
-    def some_frames(self, level: int, films: int, width: int) -> int:
-        """Positions in the frames that a layer of this width takes at a time."""
+    def some_frames(self, level: int, films: int, most: float) -> int:
+        """Positions in the frames that a layer takes at a time where these are no more than `most`, if it can be."""
         here, frame = films * self.positions(level), self.positions(level) // self.frames
-        if here * width <= self.at_once:
-            return here
-        return min(self.frames, max(1, int(self.at_once / width / frame))) * frame
+        return here if here <= most else min(self.frames, max(1, int(most / frame))) * frame
 
 
 def waiting(skips: list[tuple[int, int]]) -> int:

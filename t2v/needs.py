@@ -178,8 +178,9 @@ def unet_bytes(sizes: Sizes, film: Film, rung: UNetRung, host: Host, kept: int) 
         held = min(weights_of(sizes.unet, host.dtype, 1.0), sizes.unet_file)
     else:
         held = kept or weights_of(sizes.unet, host.dtype, rung.share, matrices(host))
-    work = Activations(sizes.unet.config, film.frames, film.height // sizes.vae.factor, film.width // sizes.vae.factor,
-                       2 if film.guided and rung.pair else 1, rung.at_once, copies(host.device), film.kept)
+    films, factor = 2 if film.guided and rung.pair else 1, sizes.vae.factor
+    work = Activations(sizes.unet.config, film.frames, film.height // factor, film.width // factor, films,
+                       rung.at_once, host.device.type, copies(host.device), film.kept)
     return held, bytes_each * work.peak
 
 

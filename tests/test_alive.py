@@ -11,12 +11,13 @@ import torch
 
 from t2v.alive import Activations
 from t2v.memory import SMALL, UNetRung
-from t2v.models import fused
+from t2v.models import fused, transformer
 from t2v.models.unet import UNet3D, UNetConfig
 from t2v.needs import Film, published_sizes, unet_bytes
 from t2v.placement import size_of
 from tests import fixtures
 from tests.footprint import DEVICE, HALF, Footprint, Size, as_on_device, empty, published, step
+from tests.networks import normal
 from tests.test_needs import machine
 from training import train
 
@@ -59,6 +60,22 @@ def test_what_is_alive_is_foretold(name: str) -> None:
         whole = Activations(config, *size, films=films, copied=copied)
         for work in (whole, replace(whole, at_once=whole.peak / 8)):
             assert 2 * work.peak == pytest.approx(counted(work), rel=0.1), work
+
+
+def test_what_is_alive_on_a_cpu_is_foretold() -> None:
+    """Transformers go in parts there, whatever they may hold; and say the same."""
+    config, size, said = replace(NARROW, num_heads=1, dim_mult=(1, 2), res_blocks=1), (8, 24, 24), list[torch.Tensor]()
+    net = UNet3D(config).eval().requires_grad_(False)
+    text = net.heard(normal(2, 77, config.context_dim))
+    task = normal(1, config.in_dim, *size), torch.tensor([501.0]), text
+    for held in (math.inf, 2e6):
+        parts = patch.multiple(transformer, CACHED=held, ROWS=1)
+        with parts, Footprint(net.parameters()) as footprint, torch.no_grad():
+            footprint.peak = footprint.now
+            said.append(net(*task))
+            foretold = Activations(config, *size, films=2, device="cpu").peak
+        assert 4 * foretold == pytest.approx(footprint.peak, rel=0.1), held
+    torch.testing.assert_close(*said, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "films", "at_once"), [

@@ -1,9 +1,11 @@
 """Attention in the UNet: within each frame and at the text, or along time.
 
 What a layer holds inside is many times what goes into it and comes out. But within a frame no other frame is seen, and
-along time no other position; so a transformer can do its work in parts, and what it holds is bounded at any size.
+along time no other position; so a transformer can do its work in parts, and what it holds is bounded at any size. On a
+CPU it always does: memory that was in use a moment ago is in the cache, and new memory has to come from the system.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from t2v.models.layers import ClipNorm, FrameNorm, LayerNorm, Linear, attend, li
 Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
 ALL = slice(None)
 TRANSFORMER = 16  # widths that a position holds in a transformer at most, of which GEGLU's projection and result are 12
+CACHED, ROWS = 16e6, 1536  # numbers at once on a CPU; but fewer positions than that are no more at ease in products
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class SpatialTransformer(nn.Module):
                 h = block(h, cond.text.of(block.attn2, film, frames))
             return self.proj_out(h)
 
-        return plus(in_frames(part, x, max(len(x), len(cond.text.context)), cond.at_once / self.width), x)
+        some = at_a_time(self.width, cond.at_once, x.device.type)
+        return plus(in_frames(part, x, max(len(x), len(cond.text.context)), some), x)
 
 
 class TemporalTransformer(nn.Module):
@@ -89,7 +93,12 @@ class TemporalTransformer(nn.Module):
                 h = block(h)
             return self.proj_out(h)
 
-        return plus(in_places(part, self.norm(x), cond.at_once / self.width), x)
+        return plus(in_places(part, self.norm(x), at_a_time(self.width, cond.at_once, x.device.type)), x)
+
+
+def at_a_time(width: int, at_once: float, device: str) -> float:
+    """How many a transformer takes at a time on a type of device, where each of them holds so many numbers."""
+    return min(at_once, max(CACHED, ROWS * width) if device == "cpu" else math.inf) / width
 
 
 def in_frames(part: Callable[[Tensor, slice, slice], Tensor], x: Tensor, films: int, positions: float) -> Tensor:
@@ -111,15 +120,16 @@ def in_frames(part: Callable[[Tensor, slice, slice], Tensor], x: Tensor, films: 
 
 
 def in_places(part: Callable[[Tensor], Tensor], x: Tensor, positions: float) -> Tensor:
-    """`part(x)` of all `x` b f h w c or, where that has more than so many `positions`, of some places after the other,
-    in all frames and films."""
+    """`part(x)` of all `x` b f h w c or, where that has more than so many `positions`, of some places of a film after
+    the other, in all its frames."""
     films, count, height, width, _ = x.shape
     if films * count * height * width <= positions:
         return part(x)
     places, result = rearrange(x, "b f h w c -> b f 1 (h w) c"), torch.empty_like(x)
-    some, flat = max(1, int(positions / (films * count))), rearrange(result, "b f h w c -> b f 1 (h w) c")
-    for start in range(0, height * width, some):
-        flat[..., start : start + some, :] = part(places[..., start : start + some, :])
+    some, flat = max(1, int(positions / count)), rearrange(result, "b f h w c -> b f 1 (h w) c")
+    for film, made in zip(places.split(1), flat.split(1), strict=True):
+        for start in range(0, height * width, some):
+            made[..., start : start + some, :] = part(film[..., start : start + some, :])
     return result
 
 
