@@ -127,9 +127,10 @@ def in_places(part: Callable[[Tensor], Tensor], x: Tensor, positions: float) -> 
         return part(x)
     places, result = rearrange(x, "b f h w c -> b f 1 (h w) c"), torch.empty_like(x)
     some, flat = max(1, int(positions / count)), rearrange(result, "b f h w c -> b f 1 (h w) c")
-    for film, made in zip(places.split(1), flat.split(1), strict=True):
+    for film in range(films):
         for start in range(0, height * width, some):
-            made[..., start : start + some, :] = part(film[..., start : start + some, :])
+            here = slice(film, film + 1), ..., slice(start, start + some), ALL
+            flat[here] = part(places[here])
     return result
 
 
