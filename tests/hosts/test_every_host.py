@@ -17,7 +17,8 @@ FOLDER = Path(__file__).parent
 
 @pytest.mark.parametrize("host", TREES)
 def test_all_holds_in(host: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "pytest", str(FOLDER), "-k", "not hundred_jobs"], capture_output=True, text=True,
-                          env=os.environ | {"T2V_HOST": host}, cwd=FOLDER.parents[1], check=False)
+    command = [sys.executable, "-m", "pytest", str(FOLDER), "-k", "not hundred_jobs"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"T2V_HOST": host},
+                          cwd=FOLDER.parents[1], check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
