@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import forget, memory
+from benchmarks.measure import forget
 from t2v.models import Model
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.modelscope import load
+from t2v.models.ram import own_memory
 from t2v.models.text import TextTower
 from t2v.models.unet import UNet3D
 from tests.fixtures import PUBLISHED, foreign_class
@@ -89,9 +90,9 @@ def generate_stage(folder: Path) -> Facts:
 def measured() -> Iterator[Facts]:
     """Seconds by the clock and of the processor, and memory in GB; Linux counts the peak since the process began."""
     facts: Facts = {}
-    before, began, worked = memory(), time.monotonic(), time.process_time()
+    before, began, worked = own_memory(), time.monotonic(), time.process_time()
     yield facts
-    after = memory()
+    after = own_memory()
     facts["seconds"] = time.monotonic() - began
     facts["processor seconds"] = time.process_time() - worked
     facts["peak resident, GB"] = after["VmHWM"] / 1e9

@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import memory
 from t2v.generate import generate
 from t2v.hosts.standalone import Standalone
 from t2v.models.catalog import DEMO
 from t2v.models.modelscope import load
+from t2v.models.ram import own_memory
 from t2v.request import VideoRequest
 
 
@@ -38,10 +38,10 @@ def long_film(frames: int, size: int) -> str:
         prompt="0: a red circle moving right | 50: a blue square moving left", seed=1, frames=frames, width=size,
         height=size, steps=4, window=16, overlap=4, noise="shuffled")
     model = load(Path(DEMO))
-    before, began = memory()["VmRSS"], time.process_time()
+    before, began = own_memory()["VmRSS"], time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         list(generate(request, model, Standalone(outputs=Path(folder))))
-    seconds, peak = time.process_time() - began, memory()["VmHWM"]
+    seconds, peak = time.process_time() - began, own_memory()["VmHWM"]
     return (f"{frames} frames: {seconds:.1f} processor seconds, {1000 * seconds / frames:.0f} ms a frame, "
             f"peak {peak / 1e6:.0f} MB, {(peak - before) / 1e6:.0f} MB of it for the film")
 

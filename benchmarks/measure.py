@@ -1,7 +1,6 @@
 """What the benchmarks share: clocks and memory, tables, and what a device can do at most."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from t2v.models.ram import own_memory, repeated
 
 GIB = 2**30
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -39,30 +40,13 @@ def seconds(device: torch.device, run: Callable[[], object]) -> float:
 # ---- memory and files, as Linux counts them ----
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process: VmRSS now, VmHWM its peak, RssAnon without mapped files."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
-
-
 @contextmanager
 def anonymous_peak(facts: dict[str, float], every: float = 0.01) -> Iterator[None]:
     """Adds what is not backed by files, in GiB: the most that was seen in the block, and what was there before it."""
-    over = threading.Event()
-    found = [memory()["RssAnon"]]
-
-    def look() -> None:
-        while not over.wait(every):
-            found.append(memory()["RssAnon"])
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
+    found = [own_memory()["RssAnon"]]
+    with repeated(lambda: found.append(own_memory()["RssAnon"]), every):
         yield
-    finally:
-        over.set()
-        looking.join()
-    found.append(memory()["RssAnon"])
+    found.append(own_memory()["RssAnon"])
     facts |= {"anonymous": max(found) / GIB, "before": found[0] / GIB}
 
 

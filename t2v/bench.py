@@ -4,14 +4,12 @@ Measured is the making of films itself, from the prompt to the frames of a few s
 film of that size gets. Only the file is not written, and no more frames are decoded than it takes to know.
 """
 
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
@@ -31,7 +29,7 @@ from t2v.models import Model, catalog, fused
 from t2v.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from t2v.models.checkpoint import blank
 from t2v.models.configuration import read_configuration
-from t2v.models.ram import available_memory
+from t2v.models.ram import available_memory, own_memory, repeated
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.unet import UNet3D, UNetConfig
 from t2v.needs import amount, largest
@@ -91,7 +89,7 @@ class Bench:
     """Measures on a host. Memory of the program is counted from when this was made."""
 
     def __init__(self, host: Host) -> None:
-        self.host, self.before = host, resident()
+        self.host, self.before = host, own_memory().get("VmRSS", 0)
 
     def speed(self, model: Model, request: VideoRequest) -> Speed:
         """What a film of some steps takes, of which WARM do not count. RequestError for what is none."""
@@ -128,26 +126,12 @@ class Bench:
             yield
             found[0] = backend.max_memory_allocated(self.host.device)
             return
-        over = threading.Event()
 
         def look() -> None:
-            while kind == "cpu" and not over.wait(0.01):
-                found[0] = max(found[0], resident() - self.before)
+            found[0] = max(found[0], own_memory().get("VmRSS", 0) - self.before)
 
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
-        try:
+        with repeated(look) if kind == "cpu" else nullcontext():
             yield
-        finally:
-            over.set()
-            looking.join()
-
-
-def resident() -> int:
-    """Bytes of memory that this process has; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
 
 
 def requests(sizes: Sequence[str], frames: Sequence[str], steps: str, model: str) -> list[VideoRequest]:

@@ -20,7 +20,7 @@ from t2v.models.layers import ClipNorm, FrameNorm, LayerNorm, Linear, attend, li
 Keys = tuple[Tensor, Tensor]  # of a text, and their values, each b n (a d), or for each frame b f n (a d)
 ALL = slice(None)
 TRANSFORMER = 16  # widths that a position holds in a transformer at most, of which GEGLU's projection and result are 12
-CACHED, ROWS = 16e6, 1536  # numbers at once on a CPU; but fewer positions than that are no more at ease in products
+CACHED, ROWS = 16e6, 1536  # numbers at once on a CPU; but products of fewer rows are slow
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ weights, `temopral_conv` (sic) included, so a state dict loads as it is.
 Inside, activations are `b f h w c`: batch, frames, height, width, channels. Nothing here knows the position of
 a frame (only the zero padding of the temporal convolutions tells the ends), so any number of frames runs.
 
-What makes it lean, all of it exact: no tensor is ever laid out anew; what depends on the text alone, or on the
-timestep alone, is computed once and for all layers; a film that is told two things, as guidance does, is one film up
-to the layer where the text is first asked; and whatever works frame by frame, or position by position, can do so in
+What makes it lean, all of it exact: activations have one layout from end to end; what depends on the text alone, or on
+the timestep alone, is computed once and for all layers; a film that is told two things, as guidance does, is one film
+up to the layer where the text is first asked; and whatever works frame by frame, or position by position, can do so in
 parts (`at_once`), so that a layer never needs much more memory than what goes into it and comes out.
 """
 
