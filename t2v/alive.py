@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from t2v.models import winograd
 from t2v.models.transformer import TRANSFORMER, at_a_time
 from t2v.models.unet import UNetConfig
 
@@ -84,8 +85,10 @@ class Activations:
     def residual(self, level: int, dim_in: int, dim: int, films: int) -> float:
         """In a residual block; the input stays alive until it is over."""
         here, copies = films * self.positions(level), int(self.copied)
-        inside = max(dim_in * (1 + copies), dim_in + dim, (2 + copies) * dim, 3 * dim)
+        inside: float = max(dim_in * (1 + copies), dim_in + dim, (2 + copies) * dim, 3 * dim)
         some = self.some_frames(level, films, self.at_once / (2 * dim_in + 3 * dim))
+        if self.device == "cpu" and min(dim_in, dim) >= winograd.WIDE[2] and some >= winograd.PLACES:
+            inside += winograd.held(some, dim_in, dim) / some
         space = inside * here if some >= here else dim * here + inside * some
         return dim_in * here + max(space, (3 + copies) * dim * here)
 

@@ -15,7 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from t2v import float8
-from t2v.models import fused
+from t2v.models import fused, winograd
+from t2v.models.fused import recorded
 
 MAX_ROWS = 65_535  # rows x heads that CUDA's attention kernels take in one launch
 
@@ -103,23 +104,31 @@ class FrameConv(Conv2d):
         bias = like(self.bias, x)
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
-        y = convolved(channels_last(x, "(b f) h w c"), like(self.weight, x), bias, self.stride, self.padding)
-        y = rearrange(y, "(b f) c h w -> b f h w c", f=x.shape[1])
+        kernel, frames = like(self.weight, x), rearrange(x, "b f h w c -> (b f) h w c")
+        if self.stride == (1, 1) and bias is not None and winograd.pays(frames, kernel) and not recorded(x, kernel):
+            y = winograd.over_space(frames, kernel, bias)
+        else:
+            y = convolved(channels_last(x, "(b f) h w c"), kernel, bias, self.stride, self.padding).movedim(1, -1)
+        y = rearrange(y, "(b f) h w c -> b f h w c", f=x.shape[1])
         return y if shift is None else y + shift[:, None, None, None]
 
 
 class TimeConv(nn.Conv3d):
     """Convolution over three neighbouring frames, `b f h w c`, its weight kept as the published (3, 1, 1) kernel.
 
-    Computed as a two-dimensional (3, 1) convolution over the axes f and (h w): the same sums, much faster on CPU.
+    Computed as a two-dimensional (3, 1) convolution over the axes f and (h w): the same sums, much faster on CPU; and
+    there with fewer of them where that pays.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = like(self.weight, x).squeeze(-1)
-        y = convolved(channels_last(x, "b f (h w) c"), weight, like(self.bias, x), padding=(1, 0))
+        kernel, bias = like(self.weight, x).squeeze(-1), like(self.bias, x)
+        places, taps = rearrange(x, "b f h w c -> b f (h w) c"), kernel.squeeze(-1)
+        if bias is not None and winograd.pays(places, taps) and not recorded(x, kernel):
+            return winograd.over_time(places, taps, bias).view_as(x)
+        y = convolved(channels_last(x, "b f (h w) c"), kernel, bias, padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
 
 

@@ -1,0 +1,83 @@
+"""Convolutions with fewer multiplications than weights: F(2, 3), once or in two directions (Winograd 1980; Lavin and
+Gray 2016, arXiv 1509.09308, section 4).
+
+Two neighbouring results of a kernel of three weights depend on four numbers. In another basis, of sums and differences
+of these, they take four multiplications instead of six, and in two directions 16 instead of 36: one matrix product for
+each, of all channels. It is exact, in float32 as near to float64 as the sum itself, and on a CPU, where products are
+what a layer waits for, it takes two thirds of the time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BASIS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # G in the paper
+HELD = 6e6  # numbers in a part of the products; for 32 MB and more a C library asks the system each time
+PLACES = 512  # fewer do not make up for the kernel, which has to be brought to the basis, too
+WIDE = {1: 512, 2: 256}  # channels at least in one direction, where less is saved, and in two
+
+
+def pays(x: Tensor, kernel: Tensor) -> bool:
+    """Whether it is faster than torch's convolution for `x`, n ... c, and a `kernel` o c 3, or o c 3 3."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or {*kernel.shape[2:]} != {3}:
+        return False
+    return x.numel() >= PLACES * x.shape[-1] and min(kernel.shape[:2]) >= WIDE[kernel.ndim - 2]
+
+
+def held(places: float, channels: int, results: int) -> float:
+    """Numbers alive in `over_space` at its peak beside x and the result: kernels, what products take, and these."""
+    part = min(places, HELD / (4 * max(channels, results)))
+    return 16 * channels * results + part * (6 * channels + 4 * results)
+
+
+def over_space(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Convolution of pictures `n h w c` by `kernel` o c 3 3, with a padding of 1: n h w o."""
+    (n, h, w, c), (o, *_) = x.shape, kernel.shape
+    high, wide = -(-h // 2), -(-w // 2)  # tiles of four results
+    basis = torch.tensor(BASIS)
+    kernels = (torch.kron(basis, basis) @ kernel.reshape(-1, 9).T).view(16, o, c).mT
+    y = x.new_empty(n, 2 * high, 2 * wide, o)
+    some = max(1, int(HELD / (16 * high * wide * max(c, o))))
+    for part, result in zip(x.split(some), y.split(some), strict=True):
+        across = spread(F.pad(part, (0, 0, 1, 1 + w % 2, 1, 1 + h % 2)), 2)
+        products = torch.bmm(spread(across, 2).view(16, -1, c), kernels).view(4, 4, len(part), high, wide, o)
+        products[1, 1] += bias  # which is in all four results
+        down = gathered(products)
+        gathered(down.transpose(0, 1), result.view(-1, high, 2, wide, 2, o).permute(4, 2, 0, 1, 3, 5))
+    return y[:, :h, :w].contiguous()
+
+
+def over_time(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Convolution of films `b f n c`, n places in each frame, by `kernel` o c 3, with a padding of 1: b f n o."""
+    (b, f, n, c), (o, *_) = x.shape, kernel.shape
+    pairs = -(-f // 2)
+    kernels = (torch.tensor(BASIS) @ kernel.reshape(-1, 3).T).view(4, o, c).mT
+    y = x.new_empty(b, 2 * pairs, n, o)
+    some = max(1, int(HELD / (4 * b * pairs * max(c, o))))
+    for part, result in zip(x.split(some, 2), y.split(some, 2), strict=True):
+        places = part.shape[2]
+        tiles = spread(F.pad(part, (0, 0, 0, 0, 1, 1 + f % 2)), 1).view(4, -1, c)
+        products = torch.bmm(tiles, kernels).view(4, b, pairs, places, o)
+        products[1] += bias
+        gathered(products, result.unflatten(1, (pairs, 2)).movedim(2, 0))
+    return y[:, :f].contiguous()
+
+
+def spread(x: Tensor, axis: int) -> Tensor:
+    """What the products take, 4 ..., for each two places along `axis`, from these and one on either side of them."""
+    a, b, c, d = x.unfold(axis, 4, 2).unbind(-1)
+    out = x.new_empty(4, *a.shape)
+    torch.sub(a, c, out=out[0])
+    torch.add(b, c, out=out[1])
+    torch.sub(c, b, out=out[2])
+    torch.sub(b, d, out=out[3])
+    return out
+
+
+def gathered(products: Tensor, out: Tensor | None = None) -> Tensor:
+    """Two results from every four products, 4 ...: 2 ..."""
+    a, b, c, d = products
+    out = products.new_empty(2, *a.shape) if out is None else out
+    torch.add(a, b, out=out[0]).add_(c)
+    torch.sub(b, c, out=out[1]).sub_(d)
+    return out
