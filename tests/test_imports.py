@@ -60,7 +60,7 @@ ROWS = """
     download.transfer
     settings extra download.planning video.smoothing
     request schedule memory placement watch curves weaving tokenizer preview video.base models.pickled models.layers
-    models.ram models.disk models.variants models.fused models.tiles float8
+    models.ram models.disk models.variants models.fused models.winograd models.tiles float8
     download.hub download.catalogue models.kernels
     errors
     client api
