@@ -49,6 +49,9 @@ def test_wide_layers_on_a_cpu_take_it_and_say_the_same() -> None:
         torch.testing.assert_close((space(narrow, shift), time(x)), exact, atol=2e-5, rtol=0)
         assert (over_space.call_count, over_time.call_count) == (1, 1)
         space(narrow.bfloat16()), time(x.bfloat16())
+        assert space.bias is not None
+        space.bias.requires_grad_(True)
+        space(narrow, shift).sum().backward()
         space.requires_grad_(True)
         time.requires_grad_(True)
         space(narrow, shift).sum().backward()

@@ -105,7 +105,8 @@ class FrameConv(Conv2d):
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
         kernel, frames = like(self.weight, x), rearrange(x, "b f h w c -> (b f) h w c")
-        if self.stride == (1, 1) and bias is not None and winograd.pays(frames, kernel) and not recorded(x, kernel):
+        pays = self.stride == (1, 1) and winograd.pays(frames, kernel)
+        if pays and bias is not None and not recorded(x, kernel, bias):
             y = winograd.over_space(frames, kernel, bias)
         else:
             y = convolved(channels_last(x, "(b f) h w c"), kernel, bias, self.stride, self.padding).movedim(1, -1)
@@ -126,7 +127,7 @@ class TimeConv(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         kernel, bias = like(self.weight, x).squeeze(-1), like(self.bias, x)
         places, taps = rearrange(x, "b f h w c -> b f (h w) c"), kernel.squeeze(-1)
-        if bias is not None and winograd.pays(places, taps) and not recorded(x, kernel):
+        if bias is not None and winograd.pays(places, taps) and not recorded(x, kernel, bias):
             return winograd.over_time(places, taps, bias).view_as(x)
         y = convolved(channels_last(x, "b f (h w) c"), kernel, bias, padding=(1, 0))
         return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
