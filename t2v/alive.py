@@ -87,7 +87,7 @@ class Activations:
         here, copies = films * self.positions(level), int(self.copied)
         inside: float = max(dim_in * (1 + copies), dim_in + dim, (2 + copies) * dim, 3 * dim)
         some = self.some_frames(level, films, self.at_once / (2 * dim_in + 3 * dim))
-        if self.device == "cpu" and min(dim_in, dim) >= winograd.WIDE[2] and some >= winograd.PLACES:
+        if self.device == "cpu" and min(dim_in, dim) >= winograd.WIDE[3, 3] and some >= winograd.PLACES:
             inside += winograd.held(some, dim_in, dim) / some
         space = inside * here if some >= here else dim * here + inside * some
         return dim_in * here + max(space, (3 + copies) * dim * here)

@@ -33,7 +33,8 @@ def no_grad() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "LAST", ("cpu",))
-    monkeypatch.setattr(layers, "convolved", F.conv2d)  # which on a CPU has a way of its own
+    monkeypatch.setattr(layers, "convolved", lambda x, *args, **more: F.conv2d(
+        x.movedim(-1, 1), *args, **more).movedim(1, -1))  # which on a CPU has a way of its own
 
 
 @pytest.fixture(scope="module")

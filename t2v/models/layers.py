@@ -88,15 +88,6 @@ class ClipNorm(FrameNorm):
         return self.normed(rearrange(x, "b f h w c -> b (f h w) c")).view_as(x)
 
 
-def channels_last(x: Tensor, axes: str) -> Tensor:
-    """`b f h w c` as the four `axes`, and these as a convolution wants them, channels first; a view.
-
-    At one go the first axis, where it is 1, would have a stride that means nothing, and by it torch would not know
-    channels_last: it would lay out the activations anew, and leave them like that.
-    """
-    return rearrange(x, f"b f h w c -> {axes}").movedim(-1, 1)
-
-
 class FrameConv(Conv2d):
     """Spatial convolution of every frame, `b f h w c`; `shift` b c, or 1 c, is added to what its bias adds."""
 
@@ -104,12 +95,8 @@ class FrameConv(Conv2d):
         bias = like(self.bias, x)
         if shift is not None and bias is not None:
             bias, shift = (bias + shift[0], None) if len(shift) == 1 else (bias, shift)
-        kernel, frames = like(self.weight, x), rearrange(x, "b f h w c -> (b f) h w c")
-        pays = self.stride == (1, 1) and winograd.pays(frames, kernel)
-        if pays and bias is not None and not recorded(x, kernel, bias):
-            y = winograd.over_space(frames, kernel, bias)
-        else:
-            y = convolved(channels_last(x, "(b f) h w c"), kernel, bias, self.stride, self.padding).movedim(1, -1)
+        frames = rearrange(x, "b f h w c -> (b f) h w c")
+        y = convolved(frames, like(self.weight, x), bias, self.stride, self.padding)
         y = rearrange(y, "(b f) h w c -> b f h w c", f=x.shape[1])
         return y if shift is None else y + shift[:, None, None, None]
 
@@ -117,31 +104,32 @@ class FrameConv(Conv2d):
 class TimeConv(nn.Conv3d):
     """Convolution over three neighbouring frames, `b f h w c`, its weight kept as the published (3, 1, 1) kernel.
 
-    Computed as a two-dimensional (3, 1) convolution over the axes f and (h w): the same sums, much faster on CPU; and
-    there with fewer of them where that pays.
+    Computed as a two-dimensional (3, 1) convolution over the axes f and (h w): the same sums, much faster on CPU.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, bias = like(self.weight, x).squeeze(-1), like(self.bias, x)
-        places, taps = rearrange(x, "b f h w c -> b f (h w) c"), kernel.squeeze(-1)
-        if bias is not None and winograd.pays(places, taps) and not recorded(x, kernel, bias):
-            return winograd.over_time(places, taps, bias).view_as(x)
-        y = convolved(channels_last(x, "b f (h w) c"), kernel, bias, padding=(1, 0))
-        return rearrange(y, "b c f (h w) -> b f h w c", h=x.shape[2])
+        films, kernel = rearrange(x, "b f h w c -> b f (h w) c"), like(self.weight, x).squeeze(-1)
+        return convolved(films, kernel, like(self.bias, x), padding=(1, 0)).view_as(x)
 
 
-def convolved(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Any = 1, padding: Any = 0) -> Tensor:
-    """Convolution of `n c h w` with channels last in memory, as `channels_last` gives it, and so its result.
+def convolved(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, stride: tuple[int, ...] = (1, 1), padding: Any = 0,
+) -> Tensor:
+    """Convolution of `n h w c`, with channels last in memory, and so its result.
 
-    On the CPU, where there are more channels than places, it is up to three times as fast with channels first, and
-    that is worth the copies.
+    On the CPU it takes fewer products where that pays. And where there are more channels than places, torch's is up to
+    three times as fast with channels first there, and that is worth the copies.
     """
+    if bias is not None and winograd.pays(x, kernel, stride) and not recorded(x, kernel, bias):
+        return winograd.convolved(x, kernel, bias)
+    x = x.movedim(-1, 1)  # only now: where n is 1, einops would give it a stride by which torch knows no channels_last
     if x.device.type != "cpu" or x.shape[1] <= x.shape[2] * x.shape[3]:
-        return F.conv2d(x, kernel, bias, stride, padding)
-    return F.conv2d(x.contiguous(), kernel, bias, stride, padding).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, kernel, bias, stride, padding).movedim(1, -1)
+    y = F.conv2d(x.contiguous(), kernel, bias, stride, padding)
+    return y.contiguous(memory_format=torch.channels_last).movedim(1, -1)
 
 
 def plus(y: Tensor, x: Tensor) -> Tensor:

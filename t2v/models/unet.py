@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, Linear, TimeConv, channels_last, plus, together
+from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, Linear, TimeConv, plus, together
 from t2v.models.transformer import (
     Conditioning,
     Heard,
@@ -246,8 +246,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
         size = [-(-side // 2**self.level) for side in cond.size]
-        x, frames = channels_last(x, "(b f) h w c"), x.shape[1]
-        return self.conv(rearrange(F.interpolate(x, size), "(b f) c h w -> b f h w c", f=frames))
+        frames = rearrange(x, "b f h w c -> (b f) h w c").movedim(-1, 1)
+        return self.conv(rearrange(F.interpolate(frames, size), "(b f) c h w -> b f h w c", f=x.shape[1]))
 
 
 class ResBlock(nn.Module):

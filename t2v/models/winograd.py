@@ -15,14 +15,20 @@ from torch import Tensor
 BASIS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # G in the paper
 HELD = 6e6  # numbers in a part of the products; for 32 MB and more a C library asks the system each time
 PLACES = 512  # fewer do not make up for the kernel, which has to be brought to the basis, too
-WIDE = {1: 512, 2: 256}  # channels at least in one direction, where less is saved, and in two
+WIDE = {(3, 1): 512, (3, 3): 256}  # channels at least, by the size of a kernel; in one direction less is saved
 
 
-def pays(x: Tensor, kernel: Tensor) -> bool:
-    """Whether it is faster than torch's convolution for `x`, n ... c, and a `kernel` o c 3, or o c 3 3."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or {*kernel.shape[2:]} != {3}:
+def pays(x: Tensor, kernel: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
+    """Whether it is faster than torch's convolution for `x`, n h w c, and a `kernel` o c 3 1 or o c 3 3."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or stride != (1, 1):
         return False
-    return x.numel() >= PLACES * x.shape[-1] and min(kernel.shape[:2]) >= WIDE[kernel.ndim - 2]
+    (o, c, *size), (n, h, w, _) = kernel.shape, x.shape
+    return tuple(size) in WIDE and min(o, c) >= WIDE[size[0], size[1]] and n * h * w >= PLACES
+
+
+def convolved(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Convolution of `n h w c` by `kernel` o c 3 1 or o c 3 3, padded so that it keeps its size: n h w o."""
+    return over_space(x, kernel, bias) if kernel.shape[3] > 1 else over_time(x, kernel.squeeze(3), bias)
 
 
 def held(places: float, channels: int, results: int) -> float:
