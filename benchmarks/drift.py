@@ -23,9 +23,10 @@ from benchmarks.step import inputs_of, random_unet
 from t2v import float8
 from t2v.generate import generate
 from t2v.hosts.standalone import Standalone
+from t2v.layout import layout_of, size_of
 from t2v.models.catalog import open_model
 from t2v.models.unet import Deep, UNet3D, UNetConfig
-from t2v.placement import layout_of, placed, size_of
+from t2v.placement import placed
 from t2v.request import VideoRequest
 from t2v.schedule import scaled_linear
 from t2v.video import read_film

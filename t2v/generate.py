@@ -26,13 +26,14 @@ from t2v.hosts import Host
 from t2v.infotext import infotext
 from t2v.inputs import suggested, told
 from t2v.latents import decoded
+from t2v.layout import size_of
 from t2v.lean import LeanUNet, LeanVAE
 from t2v.memory import Ladder, downwards, shortage_explained, text_rungs
 from t2v.models import Model
 from t2v.models.embeddings import taught
 from t2v.models.lora.merge import changes_of, mixed
 from t2v.needs import largest, plan_with
-from t2v.placement import placed, size_of
+from t2v.placement import placed
 from t2v.plan import Plan, planned
 from t2v.prompt import contexts
 from t2v.request import VideoRequest

@@ -19,6 +19,7 @@ from t2v.float8 import usable
 from t2v.graphs import graphed
 from t2v.guidance import Network
 from t2v.hosts import Host
+from t2v.layout import layout_of, size_of
 from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.lora.merge import Mixture
@@ -26,7 +27,7 @@ from t2v.models.tiles import TILES
 from t2v.models.transformer import Heard
 from t2v.models.unet import Deep, UNet3D
 from t2v.needs import matrices
-from t2v.placement import layout_of, placed, size_of
+from t2v.placement import placed
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")

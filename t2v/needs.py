@@ -25,6 +25,8 @@ from t2v import float8
 from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host, Memory
+from t2v.layout import layout_of, taken
+from t2v.layout import size_of as size_of_units
 from t2v.memory import MemoryPlan, UNetRung, rungs, text_rungs
 from t2v.models import Model, catalog, fused
 from t2v.models.assembly import weights
@@ -36,8 +38,6 @@ from t2v.models.ram import available_memory
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.tiles import sides
 from t2v.models.unet import UNet3D, UNetConfig
-from t2v.placement import layout_of, taken
-from t2v.placement import size_of as size_of_units
 from t2v.request import VideoRequest
 
 RESERVE = 512 * 2**20  # bytes

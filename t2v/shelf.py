@@ -4,10 +4,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from t2v.hosts import Host
+from t2v.layout import layout_of
 from t2v.models import Model, catalog
 from t2v.models.contents import contents
 from t2v.needs import matrices
-from t2v.placement import layout_of, placed
+from t2v.placement import placed
 
 
 class Shelf:

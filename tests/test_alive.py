@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from t2v.alive import Activations
+from t2v.layout import size_of
 from t2v.memory import SMALL, UNetRung
 from t2v.models import fused, transformer
 from t2v.models.unet import UNet3D, UNetConfig
 from t2v.needs import Film, published_sizes, unet_bytes
-from t2v.placement import size_of
 from tests import fixtures
 from tests.footprint import DEVICE, HALF, Footprint, Size, as_on_device, empty, published, step
 from tests.networks import normal

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from t2v import float8
 from t2v.extra import Strength
 from t2v.hosts.standalone import Standalone
+from t2v.layout import Layout, layout_of, size_of, taken, weights_of
 from t2v.lean import LeanUNet
 from t2v.memory import MemoryPlan
 from t2v.models.layers import Linear, side_by_side, together
@@ -20,7 +21,7 @@ from t2v.models.lora.merge import mixed, mixture
 from t2v.models.lora.parts import Change, Target
 from t2v.models.unet import UNet3D
 from t2v.needs import Film, counted, published_sizes, unet_bytes
-from t2v.placement import Layout, layout_of, placed, size_of, taken, weights_of
+from t2v.placement import placed
 from t2v.settings import Settings
 from tests import fixtures
 from tests.networks import normal, randomised

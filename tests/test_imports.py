@@ -57,9 +57,9 @@ ROWS = """
     download guidance start story ring windows video.movie video.pictures models models.checkpoint models.writing
     sampling infotext prompt fitting video.sound video.files models.torchfile models.unet models.autoencoder models.text
     hosts download.errand freeinit models.strips models.transformer
-    download.transfer
-    settings extra download.planning video.smoothing
-    request schedule memory placement watch curves weaving tokenizer preview video.base models.pickled models.layers
+    download.transfer placement
+    settings extra download.planning video.smoothing traffic
+    request schedule memory layout watch curves weaving tokenizer preview video.base models.pickled models.layers
     models.ram models.disk models.variants models.fused models.winograd models.tiles float8
     download.hub download.catalogue models.kernels
     errors

@@ -11,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2v import placement
 from t2v.extra import Strength
+from t2v.layout import size_of
 from t2v.models import layers
 from t2v.models.layers import Conv2d, TimeConv
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
 from t2v.models.unet import UNet3D
-from t2v.placement import placed, size_of
+from t2v.placement import placed
 from tests import fixtures
 from tests.networks import assert_equal, normal, randomised
 

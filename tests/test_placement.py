@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from t2v import placement
 from t2v.extra import Point, Strength
+from t2v.layout import Layout, size_of, taken
 from t2v.models.layers import side_by_side
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
 from t2v.models.text import ResidualAttentionBlock, TextTower
 from t2v.models.transformer import SpatialTransformer, TemporalTransformer
 from t2v.models.unet import Downsample, ResBlock, UNet3D, UNetConfig, Upsample
-from t2v.placement import Layout, Queue, placed, size_of, taken
+from t2v.placement import placed
+from t2v.traffic import Queue
 from tests import fixtures
 from tests.footprint import DEVICE, Footprint, activations, as_on_device, empty
 from tests.networks import normal, randomised

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from t2v.layout import size_of
 from t2v.models import layers
 from t2v.models.transformer import SpatialBlock, TemporalBlock
 from t2v.models.unet import ResBlock, UNet3D, UNetConfig, sinusoidal
-from t2v.placement import placed, size_of
+from t2v.placement import placed
 from tests.networks import assert_casts_at_use, assert_equal, gradients, normal, randomised
 from tests.oracles import modelscope_module
 from tests.peers import diffusers_unet, modelscope_unet, with_modelscope

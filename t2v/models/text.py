@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from t2v.layout import Layout
 from t2v.models.layers import LayerNorm, Linear, attend, like
-from t2v.placement import Layout
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from t2v.layout import Layout
 from t2v.models.layers import ClipNorm, FrameConv, FrameNorm, Linear, TimeConv, plus, together
 from t2v.models.transformer import (
     Conditioning,
@@ -31,7 +32,6 @@ from t2v.models.transformer import (
     TemporalTransformer,
     in_frames,
 )
-from t2v.placement import Layout
 
 
 @dataclass(frozen=True)
