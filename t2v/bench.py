@@ -32,9 +32,9 @@ from t2v.models.configuration import read_configuration
 from t2v.models.ram import available_memory, own_memory, repeated
 from t2v.models.text import TextConfig, TextTower
 from t2v.models.unet import UNet3D, UNetConfig
-from t2v.needs import amount, largest
 from t2v.plan import Plan, planned
 from t2v.request import VideoRequest
+from t2v.verdict import amount, largest
 from t2v.watch import Watch
 
 Facts = dict[str, object]

@@ -32,7 +32,7 @@ from t2v.memory import Ladder, downwards, shortage_explained, text_rungs
 from t2v.models import Model
 from t2v.models.embeddings import taught
 from t2v.models.lora.merge import changes_of, mixed
-from t2v.needs import largest, plan_with
+from t2v.needs import plan_with
 from t2v.placement import placed
 from t2v.plan import Plan, planned
 from t2v.prompt import contexts
@@ -41,6 +41,7 @@ from t2v.start import Start
 from t2v.story import segments
 from t2v.story import told as said
 from t2v.upscale import enlarged, only_enlarging, refined
+from t2v.verdict import largest
 from t2v.video import Frame, next_path, write_film
 from t2v.video.smoothing import smoothed
 from t2v.watch import Watch

@@ -46,7 +46,8 @@ ROWS = """
     models.lora.parts models.lora.foreign models.embeddings
     doctor
     convert doctor.models doctor.environment
-    needs doctor.files
+    verdict doctor.files
+    needs
     alive
     models.catalog models.export
     video models.modelscope models.videocrafter models.diffusers_folder models.facts

@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from t2v import needs
+from t2v import verdict
 from t2v.errors import MemoryShortage
 from t2v.memory import SMALL, UNET, Ladder, MemoryPlan, UNetRung, rungs, shortage_explained
 from t2v.models import fused
-from t2v.needs import RESERVE, film_of, largest, plan_of, published_sizes, unet_bytes
+from t2v.needs import RESERVE, film_of, need_of_published, plan_of, published_sizes, unet_bytes
 from t2v.request import VideoRequest
+from t2v.verdict import largest
 from tests.test_needs import GB, Machine, machine
 
 GPU = torch.device("cuda")
@@ -217,12 +218,11 @@ def test_each_rung_of_the_ladder_is_leaner_than_the_one_before_or_not_much_worse
 @pytest.mark.parametrize("free", [0.95, 1.1, 1.4, 2.0])
 def test_the_largest_that_fits_does_and_the_next_larger_does_not(free: float, monkeypatch: pytest.MonkeyPatch) -> None:
     host = machine("cuda", free=free)
-    monkeypatch.setattr(needs, "need", lambda request, host, free=None: needs.need_with(
-        published_sizes(), request, host, free))
+    monkeypatch.setattr(verdict, "need", need_of_published)
     request = VideoRequest("", frames=200, width=1280, height=720)
 
     def fits(**changes: Any) -> bool:
-        found = needs.need(replace(request, **changes), host, 0)
+        found = need_of_published(replace(request, **changes), host, 0)
         assert found is not None
         return found.device + RESERVE <= free * GB
 
@@ -240,8 +240,7 @@ def test_the_largest_that_fits_does_and_the_next_larger_does_not(free: float, mo
 
 
 def test_there_is_nothing_to_say_of_a_film_that_should_have_fitted_or_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "need", lambda request, host, free=None: needs.need_with(
-        published_sizes(), request, host, free))
+    monkeypatch.setattr(verdict, "need", need_of_published)
     request = VideoRequest("", frames=16, width=256, height=256)
     assert largest(request, machine("cuda", free=6)) == ""
     assert largest(request, machine("cuda", free=0.4)) == ""

@@ -22,9 +22,10 @@ from t2v.models import catalog, fused
 from t2v.models.autoencoder import AutoencoderConfig, decoder_numbers
 from t2v.models.text import TextTower
 from t2v.models.unet import UNetConfig
-from t2v.needs import need, need_of, verdict
+from t2v.needs import need, need_of
 from t2v.request import VideoRequest
 from t2v.settings import Settings
+from t2v.verdict import verdict
 from tests import fixtures
 from tests.fixtures import PUBLISHED, make_model
 from tests.footprint import Footprint, activations, step

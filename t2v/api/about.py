@@ -17,10 +17,11 @@ from t2v.api.service import Service
 from t2v.api.v1 import Calls, prepared
 from t2v.errors import DownloadError, ModelError
 from t2v.models import catalog
-from t2v.needs import need, sentence
+from t2v.needs import need
 from t2v.request import VideoRequest
 from t2v.sampling import SAMPLERS
 from t2v.upscale import upscalers
+from t2v.verdict import sentence
 from t2v.video import FORMATS
 
 

@@ -19,8 +19,9 @@ from t2v.hosts import Host
 from t2v.models import catalog
 from t2v.models.contents import subfolders
 from t2v.models.unet import UNet3D, UNetConfig
-from t2v.needs import need_of_model, need_of_published, sentence
+from t2v.needs import need_of_model, need_of_published
 from t2v.request import VideoRequest
+from t2v.verdict import sentence
 
 __all__ = ["Entry", "Report", "Section", "examine", "shown"]
 

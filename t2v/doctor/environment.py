@@ -15,8 +15,9 @@ from t2v.errors import T2VError
 from t2v.hosts import Host
 from t2v.models.ram import available_memory
 from t2v.models.torchfile import gigabytes
-from t2v.needs import RESERVE, amount
+from t2v.needs import RESERVE
 from t2v.tokenizer import clip_tokenizer
+from t2v.verdict import amount
 from t2v.video import encoders
 
 PACKAGES = ("einops", "safetensors", "open_clip_torch", "omegaconf", "av", "pillow", "numpy", "tqdm", "huggingface_hub")

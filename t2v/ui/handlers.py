@@ -16,7 +16,6 @@ from PIL import Image
 from t2v.errors import FilmError, ModelError, RequestError
 from t2v.infotext import parse_infotext, request_from
 from t2v.jobs import Job, Runner, State
-from t2v.needs import verdict
 from t2v.prompt import count_tokens
 from t2v.ui import show
 from t2v.ui.controls import (
@@ -32,6 +31,7 @@ from t2v.ui.controls import (
 )
 from t2v.ui.library import Library
 from t2v.ui.wiring import Changes, Values
+from t2v.verdict import verdict
 from t2v.video import probe, read_film
 
 PATIENCE = 0.3  # seconds that a look waits for something new
