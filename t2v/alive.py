@@ -87,10 +87,12 @@ class Activations:
         here, copies = films * self.positions(level), int(self.copied)
         inside: float = max(dim_in * (1 + copies), dim_in + dim, (2 + copies) * dim, 3 * dim)
         some = self.some_frames(level, films, self.at_once / (2 * dim_in + 3 * dim))
-        if self.device == "cpu" and min(dim_in, dim) >= winograd.WIDE[3, 3] and some >= winograd.PLACES:
-            inside += winograd.held(some, dim_in, dim) / some
+        along: float = (3 + copies) * dim * here
+        if self.device == "cpu":
+            inside += winograd.held(some, (dim, dim_in, 3, 3)) / some
+            along += winograd.held(here, (dim, dim, 3, 1))
         space = inside * here if some >= here else dim * here + inside * some
-        return dim_in * here + max(space, (3 + copies) * dim * here)
+        return dim_in * here + max(space, along)
 
     def spatial(self, level: int, dim: int, films: int) -> float:
         here = films * self.positions(level)

@@ -8,33 +8,44 @@ half to nine tenths of the time (benchmarks/README.md). A kernel is brought to t
 would take 16/9 of its memory once more.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BASIS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # G in the paper
-HELD = 6e6  # numbers in a part of the products; for 32 MB and more a C library asks the system each time
+HELD = 6e6  # numbers in a part of the products; a C library asks the system for 32 MB and more each time
 PLACES = 512  # fewer do not make up for the kernel, which has to be brought to the basis, too
-WIDE = {(3, 1): 512, (3, 3): 256}  # channels at least, by the size of a kernel; in one direction less is saved
+WIDE: dict[tuple[int, ...], int] = {(3, 1): 512, (3, 3): 256}  # channels at least; in one direction less is saved
 
 
 def pays(x: Tensor, kernel: Tensor, stride: tuple[int, ...] = (1, 1)) -> bool:
     """Whether it is faster than torch's convolution for `x`, n h w c, and a `kernel` o c 3 1 or o c 3 3."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or stride != (1, 1):
-        return False
-    (o, c, *size), (n, h, w, _) = kernel.shape, x.shape
-    return tuple(size) in WIDE and min(o, c) >= WIDE[size[0], size[1]] and n * h * w >= PLACES
+    at_home = x.device.type == "cpu" and x.dtype == torch.float32 and stride == (1, 1)
+    return at_home and enough(x.numel() // x.shape[-1], kernel.shape)
+
+
+def enough(places: int, shape: Sequence[int]) -> bool:
+    """Whether a kernel of such a shape is wide enough, and there are enough places for it."""
+    results, channels, *size = shape
+    return places >= PLACES and min(results, channels) >= WIDE.get(tuple(size), math.inf)
+
+
+def held(places: int, shape: Sequence[int]) -> float:
+    """Numbers alive in `convolved` at its peak beside x and the result: kernels, and what products take and are."""
+    if not enough(places, shape):
+        return 0
+    results, channels, *size = shape
+    more = 2 ** size.count(3)  # products for each place, of which there are two or four results
+    part = min(places, HELD / (more * max(channels, results)))
+    return more**2 * channels * results + part * ((2 * more - 2) * channels + more * results)
 
 
 def convolved(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """Convolution of `n h w c` by `kernel` o c 3 1 or o c 3 3, padded so that it keeps its size: n h w o."""
     return over_space(x, kernel, bias) if kernel.shape[3] > 1 else over_time(x, kernel.squeeze(3), bias)
-
-
-def held(places: float, channels: int, results: int) -> float:
-    """Numbers alive in `over_space` at its peak beside x and the result: kernels, what products take, and these."""
-    part = min(places, HELD / (4 * max(channels, results)))
-    return 16 * channels * results + part * (6 * channels + 4 * results)
 
 
 def over_space(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
