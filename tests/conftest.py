@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 
+import pytest
+
 os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton looks at this when it is imported
 
 try:
@@ -14,8 +16,9 @@ except (ImportError, RuntimeError):
     sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 
-def pytest_collection_finish() -> None:
-    """What was imported by now will stay, and need not be looked through by each of the many collections that follow
-    when memory runs out."""
+@pytest.fixture(scope="module", autouse=True)
+def past_is_kept() -> None:
+    """Garbage is collected after every film and whenever memory runs out: among what a module's tests have made, not
+    among all that has been imported and cached before them, which takes seconds each time."""
     gc.collect()
     gc.freeze()

@@ -1,6 +1,5 @@
 """An API to call: the demo model under the name that clients use, and an app that is nobody's host."""
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ LONG = {**TINY, "steps": 1000}  # half a minute, which no test waits for
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    gc.freeze()  # each job collects garbage, which needs not look at all that torch consists of
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,6 +1,5 @@
 """Which tests this process runs, and the host they run in."""
 
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +31,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = here
 
 
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny networks gain nothing from more, and lose much where others compute, too."""
@@ -45,7 +43,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def started() -> Iterator[House | None]:
     """The fake host, running."""
-    gc.freeze()  # each job collects garbage, which needs not look at all that torch consists of
     if HOST == "standalone":
         yield None
         return
