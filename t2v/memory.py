@@ -143,10 +143,21 @@ def shortage_explained(wanted: str, fitting: Callable[[], str]) -> Iterator[None
         smaller = fitting()
         remedy = f"There is enough by now for {smaller}" if smaller else (
             "Close other programs, or take fewer frames, a smaller size or a smaller model")
-        raise MemoryShortage(f"not enough memory for {wanted}. {remedy}.") from error
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        guessed = "" if "memory" in said.lower() or not said else f" It was told as: {said}."
+        raise MemoryShortage(f"not enough memory for {wanted}. {remedy}.{guessed}") from error
+
+
+SHORTAGES = (  # words of an error that means that memory has run out
+    "out of memory", "out_of_memory", "can't allocate memory", "not enough memory", "failed to allocate", "alloc_failed",
+    "out_of_device_memory", "out_of_host_memory", "out_of_resources",  # XPU
+    "not enough gpu video memory", "could not allocate tensor",  # DirectML
+    # cuDNN has tried all its ways, and each may have wanted more than there was: torch takes no note of why.
+    "unable to find an engine", "unable to find a valid cudnn algorithm",
+    "cublas_status_not_initialized", "cudnn_status_not_initialized")  # what libraries say that lack room to begin with
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an exception means that the device or the machine has no memory left."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate", "alloc_failed")
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(w in str(error).lower() for w in words)
+    """Whether an exception means that the device or the machine has no memory left, or most likely does."""
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(words in said for words in SHORTAGES)

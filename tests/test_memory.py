@@ -32,6 +32,11 @@ SHORTAGES = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 5.0 GB)"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+    RuntimeError("Could not allocate tensor with 4096 bytes. There is not enough GPU video memory available!"),
 ]
 SIZES = [(24, 192, 192), (16, 256, 256), (24, 256, 256), (125, 256, 256), (24, 576, 320), (24, 1024, 576)]
 
@@ -137,6 +142,12 @@ def test_a_shortage_is_explained_with_what_would_fit_and_frees_what_failed() -> 
     remedy = "Close other programs, or take fewer frames, a smaller size or a smaller model"
     with pytest.raises(MemoryShortage, match=remedy), shortage_explained("24 frames", str):
         work()
+
+
+def test_what_is_only_taken_for_a_shortage_is_quoted() -> None:
+    with pytest.raises(MemoryShortage, match="It was told as: GET was unable to find an engine here[.]$"), \
+            shortage_explained("24 frames", str):
+        raise RuntimeError("GET was unable to find an engine here.\nmore")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()])
