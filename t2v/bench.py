@@ -110,7 +110,7 @@ class Bench:
         with self.most(peak):
             latents = one_pass(plan, self.host, clock)
             assert latents is not None
-            with LeanVAE(plan.model.vae, plan.memory, self.host, clock.note) as vae:
+            with LeanVAE(plan.model.vae, plan.memory, plan.shape[3:], self.host, clock.note) as vae:
                 for _ in decoded(latents[:, :, :DECODED], vae, clock):
                     pass
         return Speed(*plan.size, plan.shape[2], clock.seconds("denoise", WARM), clock.seconds("decode", 1),

@@ -9,7 +9,7 @@ What a request comes to is in plan.py, where a film begins in start.py and begin
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -21,19 +21,20 @@ from torch import Tensor
 from t2v.beginning import Reader
 from t2v.companions import companions
 from t2v.denoising import Denoising, Words
+from t2v.errors import T2VError
 from t2v.fitting import find_fit
 from t2v.hosts import Host
 from t2v.infotext import infotext
 from t2v.inputs import suggested, told
 from t2v.latents import decoded
 from t2v.layout import size_of
-from t2v.lean import LeanUNet, LeanVAE
+from t2v.lean import LeanUNet, LeanVAE, make_room, name_of, safer
 from t2v.memory import Ladder, downwards, shortage_explained, text_rungs
 from t2v.models import Model
 from t2v.models.embeddings import taught
 from t2v.models.lora.merge import changes_of, mixed
 from t2v.needs import plan_with
-from t2v.placement import placed
+from t2v.placement import lower, placed
 from t2v.plan import Plan, planned
 from t2v.prompt import contexts
 from t2v.request import VideoRequest
@@ -101,7 +102,7 @@ def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
     if latents is None or watch.skipped:
         return None
 
-    with LeanVAE(plan.model.vae, plan.memory, host, watch.note) as vae:
+    with LeanVAE(plan.model.vae, plan.memory, plan.shape[3:], host, watch.note) as vae:
         frames = decoded(latents, vae, watch)
         if upscaler is not None and plan.then is not None and not watch.stopped:
             frames, plan = upscaler.frames(frames, plan.then.size, host), plan.then
@@ -127,6 +128,8 @@ def within_memory(plan: Plan, host: Host) -> Plan:
 
 def one_pass(plan: Plan, host: Host, watch: Watch, base: Tensor | None = None) -> Tensor | None:
     """Latents 1 c f h w: from what the prompts say and the inputs are, or `base`, the film of the pass before."""
+    if plan.beside.loras or not plan.memory.lifted:  # with LoRAs there would be two of each weight that they touch
+        lower()
     words, start = read_prompts(plan, host, watch), read_inputs(plan, host, watch, base)
     with unet_at_work(plan, host, watch) as unet:
         latents = Denoising(plan, words, unet, host, watch).latents(start)
@@ -151,20 +154,29 @@ def read_prompts(plan: Plan, host: Host, watch: Watch) -> list[Words]:
         with mixed(text, changes_of(plan.beside.loras, "text")) as mixture, placed(
                 text, host.device, host.dtype, resident):
             mixture.at(0)
-            return encode(plan, host)
+            for dtype in safer(host.dtype, host.device):
+                with suppress(OverflowError):
+                    return encode(plan, host, dtype)
+                watch.note(f"the prompt came to no numbers in {name_of(dtype)}")
+        raise T2VError("what the text encoder says is no numbers, not even in 32 bits: its weights are damaged, or a "
+                       "LoRA or an embedding is too strong")
 
     watch.tick("encode", 0, 1)
     ladder = Ladder(downwards(text_rungs(host.device), plan.memory.text), "reading the prompt",
-                    partial(host.reclaim, plan.memory.device), watch.note, lambda _: "a text tower that is streamed")
+                    partial(make_room, host, plan.memory.device), watch.note, lambda _: "a text tower that is streamed")
     words = ladder.climb(attempt)
     watch.tick("encode", 1, 1)
     return words
 
 
-def encode(plan: Plan, host: Host) -> list[Words]:
-    """What the prompt and the negative prompt say in each frame, at every step."""
+def encode(plan: Plan, host: Host, dtype: torch.dtype) -> list[Words]:
+    """What the prompt and the negative prompt say in each frame, at every step; OverflowError where that is no
+    numbers in the precision `dtype`."""
     def tower(tokens: Tensor) -> Tensor:
-        return plan.model.text(tokens.to(host.device), host.dtype)
+        said: Tensor = plan.model.text(tokens.to(host.device), dtype)
+        if not bool(said.isfinite().all()):
+            raise OverflowError
+        return said
 
     fields = zip(plan.beside.prompts, ("prompt", "negative_prompt"), strict=True)
     stories = [segments(prompt, plan.fps, field) for prompt, field in fields]
@@ -180,7 +192,7 @@ def read_inputs(plan: Plan, host: Host, watch: Watch, base: Tensor | None) -> St
     """What the film starts from, with the autoencoder at work only if there is anything."""
     if not plan.inputs and base is None:
         return Start()
-    with LeanVAE(plan.model.vae, plan.memory, host, watch.note) as vae:
+    with LeanVAE(plan.model.vae, plan.memory, plan.shape[3:], host, watch.note, "encoding") as vae:
         return Reader(plan, vae, host, watch).start(base)
 
 

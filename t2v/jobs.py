@@ -22,6 +22,7 @@ from torch import Tensor
 from t2v.errors import RequestError, T2VError
 from t2v.generate import Film, Watch, generate
 from t2v.hosts import Host
+from t2v.memory import is_shortage
 from t2v.models import Model, catalog
 from t2v.needs import need_of, plan_with
 from t2v.preview import animated, pictures, strip
@@ -297,7 +298,7 @@ class Runner:
         refiner = None
         if job.request.upscale > 1 and job.request.upscale_model:
             refiner = self.refiners.get(job.request.upscale_model, self.host.model_folders)
-        self.lift(job.request, job.model)
+        self.lift(job.request, job.model, refiner)
         job.tick("load", 1, 1)
         if job.stopped:
             return
@@ -308,14 +309,21 @@ class Runner:
             if job.last:
                 return
 
-    def lift(self, request: VideoRequest, model: Model) -> None:
-        """All weights onto the device if the user wants them to stay there, and they leave room enough for the film."""
+    def lift(self, request: VideoRequest, model: Model, refiner: Model | None = None) -> None:
+        """All weights onto the device if the user wants them to stay there, and they leave room enough for the film,
+        which has no second model."""
         if self.host.settings.keep != "device":
             return
-        if plan_with(model, request.filled(model.defaults), self.host).unet.share == 1:
-            self.shelf.lift(self.host)
-        else:
+        if refiner is not None or not plan_with(model, request.filled(model.defaults), self.host).lifted:
             self.shelf.lower()
+            return
+        try:
+            self.shelf.lift(self.host)
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            log.warning("the model does not stay on the device: %s", error)
+            self.host.collect()
 
     def park(self) -> None:
         """Our weights leave the device, unless the user wants them to stay there."""

@@ -39,6 +39,7 @@ class Placing(NamedTuple):
     resident: int  # weights that stay
     slots: int  # room for those that come and go
     moved: int
+    pinned: int  # page-locked host memory for these, if they have a copy there
 
     @property
     def device(self) -> int:
@@ -56,7 +57,12 @@ def taken(network: nn.Module, dtype: torch.dtype, resident: int | None, layout: 
     lone = sum(up(part.weight.numel() * part.dtype.itemsize, BLOCK) for part in rest)
     travels = [unit.size for unit in travel]
     return Placing(sum(unit.size for unit in stay) + lone, len(travels[:2]) * max(travels, default=0),
-                   sum(travels) if len(travels) > 2 else 0)
+                   sum(travels) if len(travels) > 2 else 0, sum(map(power_of_two, travels)))
+
+
+def power_of_two(size: int) -> int:
+    """What CUDA's allocator of host memory takes for so many bytes."""
+    return 1 << max(0, size - 1).bit_length()
 
 
 class Part(NamedTuple):
@@ -104,6 +110,11 @@ class Division(NamedTuple):
     stay: list[Unit]
     travel: list[Unit]  # in the order of execution
     rest: list[Part]  # weights of no unit, each by itself
+
+    @property
+    def parts(self) -> list[Part]:
+        """All that move."""
+        return [*(part for unit in (*self.stay, *self.travel) for part in unit.parts), *self.rest]
 
 
 def divided(

@@ -23,11 +23,11 @@ from t2v.layout import layout_of, size_of
 from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.lora.merge import Mixture
-from t2v.models.tiles import TILES
+from t2v.models.tiles import sides
 from t2v.models.transformer import Heard
 from t2v.models.unet import Deep, UNet3D
-from t2v.needs import matrices
-from t2v.placement import placed
+from t2v.needs import matrices, pinned
+from t2v.placement import lower, placed
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -80,6 +80,11 @@ class LeanUNet:
 
     def at(self, part: float) -> None:
         """Brings the weights to what they are when `part` of the steps, 0 to 1, are done."""
+        self.ladder.climb(partial(self.mix, part))
+
+    def mix(self, part: float, rung: UNetRung) -> None:
+        """The same on a rung of the ladder."""
+        self.stand(rung)
         if self.mixture.at(part):
             self.forget()
 
@@ -121,7 +126,7 @@ class LeanUNet:
         layout = layout_of(self.unet, matrices(self.host))
         resident = None if rung.share == 1 else int(rung.share * size_of(self.unet, self.host.dtype, layout))
         self.stack.enter_context(
-            placed(self.unet, self.host.device, self.host.dtype, resident, self.plan.pinned, layout))
+            placed(self.unet, self.host.device, self.host.dtype, resident, pinned(self.unet, rung, self.host), layout))
         self.mixture.again()
         self.standing = rung.share
 
@@ -143,7 +148,7 @@ class LeanUNet:
     def release(self) -> None:
         """Lets go of everything that can be had again, after memory has run out."""
         self.leave()
-        self.host.reclaim(self.plan.device)
+        make_room(self.host, self.plan.device)
 
     def be_safer(self) -> None:
         """On to the next precision, for the rest of the film."""
@@ -156,12 +161,13 @@ class LeanUNet:
 
 
 class LeanVAE:
-    """The autoencoder at work on one picture after the other, inside a `with` block."""
+    """The autoencoder at work on one picture after the other, inside a `with` block; latents are h, w = `size`."""
 
-    def __init__(self, vae: AutoencoderKL, plan: MemoryPlan, host: Host, note: Note) -> None:
+    def __init__(self, vae: AutoencoderKL, plan: MemoryPlan, size: tuple[int, int], host: Host, note: Note,
+                 work: str = "decoding") -> None:
         self.vae, self.plan, self.host, self.note = vae, plan, host, note
-        tiles = [plan.tile, *(tile for tile in TILES if tile and (tile < plan.tile or not plan.tile))]
-        self.ladder = Ladder(tiles, "decoding", self.release, note, lambda tile: f"tiles of {tile}x{tile} latents")
+        self.ladder = Ladder(downwards(sides(*size), plan.tile), work, self.release, note,
+                             lambda tile: f"tiles of {tile}x{tile} latents")
         self.precisions = safer(host.vae_dtype, host.device)
         self.stack = ExitStack()
 
@@ -210,7 +216,13 @@ class LeanVAE:
 
     def release(self) -> None:
         """Lets go of everything that can be had again, after memory has run out."""
-        self.host.reclaim(self.plan.device)
+        make_room(self.host, self.plan.device)
+
+
+def make_room(host: Host, need: int) -> None:
+    """Frees weights that stay between films, and then what the host can, for `need` bytes: memory has run out."""
+    lower()
+    host.reclaim(need)
 
 
 def flat(picture: Tensor) -> bool:
@@ -221,8 +233,13 @@ def flat(picture: Tensor) -> bool:
 
 def safer(dtype: torch.dtype, device: torch.device) -> list[torch.dtype]:
     """The precision `dtype` and those after it, each of which holds numbers that the one before cannot."""
-    between = dtype == torch.float16 and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    between = dtype == torch.float16 and device.type == "cuda" and computes_bfloat16(device)
     return list(dict.fromkeys([dtype, *([torch.bfloat16] if between else []), torch.float32]))
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device has bfloat16 of its own; others imitate it, slower than float32."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -76,6 +76,7 @@ class MemoryPlan:
     pinned: bool = False  # what is streamed has a page-locked copy in memory; otherwise it comes from the file
     peaks: Mapping[str, int] = field(default_factory=dict)
     weights: int = 0  # bytes of them in the stage that needs most
+    lifted: bool = False  # those of all networks may stay on the device, in every stage and between films
 
     @property
     def device(self) -> int:
@@ -149,7 +150,8 @@ def shortage_explained(wanted: str, fitting: Callable[[], str]) -> Iterator[None
 
 
 SHORTAGES = (  # words of an error that means that memory has run out
-    "out of memory", "out_of_memory", "can't allocate memory", "not enough memory", "failed to allocate", "alloc_failed",
+    "out of memory", "out_of_memory", "can't allocate memory", "not enough memory", "failed to allocate",
+    "alloc_failed",
     "out_of_device_memory", "out_of_host_memory", "out_of_resources",  # XPU
     "not enough gpu video memory", "could not allocate tensor",  # DirectML
     # cuDNN has tried all its ways, and each may have wanted more than there was: torch takes no note of why.

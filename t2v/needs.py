@@ -11,7 +11,7 @@ drop what it has read. They count as needed, for reading them again at every ste
 
 import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from t2v import float8
 from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host
-from t2v.layout import layout_of, taken
+from t2v.layout import Placing, layout_of, taken
 from t2v.layout import size_of as size_of_units
 from t2v.memory import MemoryPlan, UNetRung, rungs, text_rungs
 from t2v.models import Model, catalog, fused
@@ -135,19 +135,31 @@ def plan_with(model: Model, request: VideoRequest, host: Host) -> MemoryPlan:
 
 
 def plan_of(sizes: Sizes, film: Film, host: Host, free: float | None = None) -> MemoryPlan:
-    """The first rung of each ladder that fits into `free` bytes beside the reserve, or else the last."""
+    """The first rung of each ladder that fits into `free` bytes beside the reserve, or else the last.
+
+    Where weights should stay on the device between films, they do if that costs no film a rung.
+    """
     if free is None:
         memory = host.memory
         free = memory.free if memory else math.inf
-    kept = lifted(sizes, host)
-    room = free - RESERVE + there_already(sizes, host)
+    room, kept = free - RESERVE + there_already(sizes, host), lifted(sizes, host)
+    plan = plan_in(room, sizes, film, host, 0)
+    if kept:
+        held = plan_in(room, sizes, film, host, kept)
+        if held.device <= room and (held.unet, held.text, held.tile) == (plan.unet, plan.text, plan.tile):
+            return replace(held, lifted=True)
+    return plan
+
+
+def plan_in(room: float, sizes: Sizes, film: Film, host: Host, kept: int) -> MemoryPlan:
+    """The same in `room`, with `kept` bytes of weights in each stage, or those of its network where that is 0."""
     encode = first(text_rungs(host.device), room, lambda share: text_bytes(sizes, share, host, kept))
     unet = first(rungs(host.device), room, lambda rung: unet_bytes(sizes, film, rung, host, kept))
     tile = first(sides(film.height // sizes.vae.factor, film.width // sizes.vae.factor), room,
                  lambda tile: vae_bytes(sizes, film, tile, host, kept))
     stages = {"encode": encode, "denoise": unet, "decode": tile}
     most = max(stages.values(), key=lambda stage: stage.peak)
-    return MemoryPlan(unet.rung, encode.rung, tile.rung, pinned(sizes, unet.rung, host),
+    return MemoryPlan(unet.rung, encode.rung, tile.rung, pinned(sizes.unet, unet.rung, host),
                       {name: stage.peak for name, stage in stages.items()}, most.weights)
 
 
@@ -202,7 +214,7 @@ def text_bytes(sizes: Sizes, share: float, host: Host, kept: int) -> tuple[int, 
 
 
 def lifted(sizes: Sizes, host: Host) -> int:
-    """Bytes of the weights that stay on the device between films, and so in each stage; 0 if none do."""
+    """Bytes of the weights that should stay on the device between films, and so in each stage; 0 if none should."""
     if host.device.type == "cpu" or host.settings.keep != "device":
         return 0
     return (weights_of(sizes.unet, host.dtype, 1.0, matrices(host)) + weights_of(sizes.text, host.dtype, 1.0)
@@ -234,18 +246,22 @@ KNOWN: MutableMapping[nn.Module, dict[tuple[torch.dtype, float, torch.dtype | No
 
 def counted(network: nn.Module, dtype: torch.dtype, share: float, matrices: torch.dtype | None = None) -> int:
     """The same, and room for one matrix in `dtype` where matrices have a precision of their own."""
-    layout = layout_of(network, matrices)
-    resident = None if share == 1 else int(share * size_of_units(network, dtype, layout))
     largest = max(weight.numel() for weight in network.parameters()) * dtype.itemsize if matrices else 0
-    return taken(network, dtype, resident, layout).device + largest
+    return placing(network, dtype, share, matrices).device + largest
 
 
-def pinned(sizes: Sizes, rung: UNetRung, host: Host) -> bool:
+def placing(network: nn.Module, dtype: torch.dtype, share: float, matrices: torch.dtype | None = None) -> Placing:
+    """What a network takes with a share of its weights on the device."""
+    layout = layout_of(network, matrices)
+    return taken(network, dtype, None if share == 1 else int(share * size_of_units(network, dtype, layout)), layout)
+
+
+def pinned(unet: UNet3D, rung: UNetRung, host: Host) -> bool:
     """Whether there is enough memory for a page-locked copy of what is streamed."""
     there = available_memory()
     if rung.share == 1 or there is None:
         return False
-    return (1 - rung.share) * weights_of(sizes.unet, host.dtype, 1.0, matrices(host)) + RAM < there
+    return placing(unet, host.dtype, rung.share, matrices(host)).pinned + RAM < there
 
 
 # ---- sizes of models ----

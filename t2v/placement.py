@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from t2v.float8 import put, scale_of, scaled, write
-from t2v.layout import Division, Layout, Unit, divided, weights_of
+from t2v.layout import Division, Layout, Unit, divided
 from t2v.traffic import Queue, Traffic, room
 
 PACKED = ("cpu", "cuda", "xpu", "meta")  # kinds of devices whose bytes may be taken for numbers of any precision
@@ -34,16 +34,40 @@ def placed(
 
     Afterwards the tensors that were there before are back, untouched, and device memory is free again.
     """
-    kept = [(weight, scaled(weight.data, scale_of(weight))) for _, weight in weights_of(network)]
+    if device.type == "cpu" and resident is None:
+        yield
+        return
+    division = divided(network, dtype, resident, layout, device)
+    kept = [(part.weight, scaled(part.weight.data, scale_of(part.weight))) for part in division.parts]
     with ExitStack() as undo:
         undo.callback(put_back, kept)
-        if device.type != "cpu" or resident is not None:
-            try:
-                move(divided(network, dtype, resident, layout, device), device, pin, undo)
-            except Exception as error:
-                clear_frames(error.__traceback__)  # or memory of the device would live as long as the error
-                raise
+        try:
+            move(division, device, pin, undo)
+        except Exception as error:
+            clear_frames(error.__traceback__)  # or memory of the device would live as long as the error
+            raise
         yield
+
+
+LIFTED: dict[nn.Module, tuple[object, ExitStack]] = {}  # where they are, and how they get down
+
+
+def lift(network: nn.Module, device: torch.device, dtype: torch.dtype, layout: Layout | None = None) -> None:
+    """Weights of `network` on `device` from now on, where `placed` leaves them alone; until `lower`."""
+    place = device, dtype, layout and layout.matrices
+    if network in LIFTED and LIFTED[network][0] == place:
+        return
+    lower(network)
+    with ExitStack() as stack:
+        stack.enter_context(placed(network, device, dtype, layout=layout))
+        LIFTED[network] = place, stack.pop_all()
+
+
+def lower(*networks: nn.Module) -> None:
+    """Weights of `networks`, or of all that were lifted, back to where they came from."""
+    for network in networks or [*LIFTED]:
+        if network in LIFTED:
+            LIFTED.pop(network)[1].close()
 
 
 def put_back(kept: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -1,6 +1,5 @@
 """The model that was used last, so that the next film begins at once."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from t2v.hosts import Host
@@ -8,7 +7,7 @@ from t2v.layout import layout_of
 from t2v.models import Model, catalog
 from t2v.models.contents import contents
 from t2v.needs import matrices
-from t2v.placement import placed
+from t2v.placement import lift, lower
 
 
 class Shelf:
@@ -17,8 +16,6 @@ class Shelf:
     def __init__(self) -> None:
         self.key: tuple[object, ...] = ()
         self.model: Model | None = None
-        self.lifted = ExitStack()
-        self.place: tuple[object, ...] = ()
 
     def get(self, name: str, folders: list[Path]) -> Model:
         """The model of a name, opened anew only if it is another, or its files have changed. ModelError as ever."""
@@ -31,22 +28,20 @@ class Shelf:
         return self.model
 
     def lift(self, host: Host) -> None:
-        """The weights of all networks onto the device, where `placed` then finds them."""
+        """The weights of all networks onto the device, where `placed` then finds them; or of none, and an error."""
         assert self.model is not None
-        place = (host.device, host.dtype, host.vae_dtype, matrices(host))
-        if self.place == place:
-            return
-        self.lower()
-        self.place = place
-        for network, dtype in ((self.model.text, host.dtype), (self.model.unet, host.dtype),
-                               (self.model.vae, host.vae_dtype)):
-            layout = layout_of(network, matrices(host) if network is self.model.unet else None)
-            self.lifted.enter_context(placed(network, host.device, dtype, layout=layout))
+        try:
+            lift(self.model.text, host.device, host.dtype)
+            lift(self.model.unet, host.device, host.dtype, layout_of(self.model.unet, matrices(host)))
+            lift(self.model.vae, host.device, host.vae_dtype)
+        except BaseException:
+            self.lower()
+            raise
 
     def lower(self) -> None:
         """Off the device again."""
-        self.lifted.close()
-        self.place = ()
+        if self.model is not None:
+            lower(self.model.text, self.model.unet, self.model.vae)
 
     def clear(self) -> None:
         """No model, no memory."""

@@ -166,3 +166,11 @@ def room(size: int, device: torch.device, pinned: bool = False) -> Tensor:
         if not pinned:
             raise
         return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def give_pinned_back(device: torch.device) -> None:
+    """Page-locked memory that nobody uses, which torch would keep for `device`; older versions keep it."""
+    empty = getattr(getattr(torch, "accelerator", None), "empty_host_cache", None) or getattr(
+        torch._C, "_host_emptyCache", None)
+    if empty is not None and device.type in ("cuda", "xpu"):
+        empty()

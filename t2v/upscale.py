@@ -79,8 +79,8 @@ def by_frames(latents: Tensor, small: Plan, large: Plan, host: Host, watch: Watc
 @contextmanager
 def autoencoders(small: Plan, large: Plan, host: Host, watch: Watch) -> Iterator[tuple[LeanVAE, LeanVAE]]:
     """Those of both passes, at work; where they are one, its weights are on the device once."""
-    with (LeanVAE(small.model.vae, small.memory, host, watch.note) as decoder,
-          LeanVAE(large.model.vae, large.memory, host, watch.note) as encoder):
+    with (LeanVAE(small.model.vae, small.memory, small.shape[3:], host, watch.note) as decoder,
+          LeanVAE(large.model.vae, large.memory, large.shape[3:], host, watch.note, "encoding") as encoder):
         yield decoder, encoder
 
 

@@ -23,6 +23,7 @@ from t2v.hosts.standalone import Standalone
 from t2v.lean import flat, safer
 from t2v.memory import UNET
 from t2v.models import Model
+from t2v.models.lora import merge
 from t2v.models.modelscope import load
 from t2v.request import VideoRequest
 from t2v.settings import Settings
@@ -98,12 +99,13 @@ class Faults:
 
     @contextmanager
     def at_work(self, model: Model) -> Iterator["Faults"]:
-        """Every call of a network, and every time that one is placed."""
+        """Every call of a network, every time that one is placed, and every weight that a LoRA changes."""
         with (patch.object(model.unet, "forward", self.watched("unet", model.unet.forward)),
               patch.object(model.unet, "heard", self.watched("heard", model.unet.heard)),
               patch.object(model.text, "forward", self.watched("text", model.text.forward)),
               patch.object(model.vae, "encode", self.watched("vae", model.vae.encode)),
               patch.object(model.vae, "decode", self.watched("vae", model.vae.decode)),
+              patch.object(merge, "mixture", self.watched("mixture", merge.mixture)),
               patch.object(lean, "placed", self.watched("placed", lean.placed)),
               patch.object(generating, "placed", self.watched("placed", generating.placed))):
             yield self
@@ -170,7 +172,7 @@ def test_nothing_is_left_behind_by_a_film_that_memory_ran_out_of(model: Model, h
             del film
 
 
-@pytest.mark.parametrize("what", ["unet", "heard", "text", "vae", "placed"])
+@pytest.mark.parametrize("what", ["unet", "heard", "text", "vae", "mixture", "placed"])
 @pytest.mark.usefixtures("ladder")
 def test_where_no_rung_is_lean_enough_that_is_said_and_nothing_is_left(
     what: str, model: Model, host: Standalone
@@ -329,6 +331,26 @@ def test_pictures_that_are_no_numbers_in_any_precision_make_no_film(model: Model
         made(model, halves)
 
 
+def test_a_prompt_that_is_no_numbers_in_16_bits_is_read_in_32(model: Model, halves: Standalone) -> None:
+    _, plain = made(model, halves)
+    usual = model.text.forward
+
+    def call(tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        said = usual(tokens, dtype)
+        return torch.full_like(said, float("inf")) if dtype == torch.float16 else said
+
+    with patch.object(model.text, "forward", call):
+        film, frames = made(model, halves)
+    assert film.notes == ("the prompt came to no numbers in float16",)
+    assert np.abs(frames - plain).mean() < 3
+
+
+def test_a_text_encoder_that_says_no_numbers_at_all_is_named(model: Model, halves: Standalone) -> None:
+    with (patch.object(model.text, "forward", lambda tokens, _: torch.full((*tokens.shape, 4), float("nan"))),
+          pytest.raises(T2VError, match="what the text encoder says is no numbers, not even in 32 bits")):
+        made(model, halves)
+
+
 def test_flat_is_what_differs_nowhere_by_a_level_of_grey() -> None:
     assert flat(torch.full((1, 3, 8, 8), 0.3))
     assert flat(torch.tensor([-1.0, 0, 1]).view(1, 3, 1, 1).expand(1, 3, 8, 8))  # of one colour
@@ -342,5 +364,8 @@ def test_each_precision_holds_more_than_the_one_before() -> None:
     assert safer(torch.float16, cpu) == [torch.float16, torch.float32]
     assert safer(torch.bfloat16, cpu) == [torch.bfloat16, torch.float32]
     assert safer(torch.float32, cpu) == [torch.float32]
-    with patch.object(torch.cuda, "is_bf16_supported", lambda: True):
-        assert safer(torch.float16, torch.device("cuda")) == [torch.float16, torch.bfloat16, torch.float32]
+    gpu = torch.device("cuda")
+    with patch.object(torch.cuda, "get_device_capability", lambda device: (8, 0) if device == gpu else None):
+        assert safer(torch.float16, gpu) == [torch.float16, torch.bfloat16, torch.float32]
+    with patch.object(torch.cuda, "get_device_capability", lambda _: (7, 5)):  # which would imitate bfloat16
+        assert safer(torch.float16, gpu) == [torch.float16, torch.float32]

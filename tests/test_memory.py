@@ -145,7 +145,7 @@ def test_a_shortage_is_explained_with_what_would_fit_and_frees_what_failed() -> 
 
 
 def test_what_is_only_taken_for_a_shortage_is_quoted() -> None:
-    with pytest.raises(MemoryShortage, match="It was told as: GET was unable to find an engine here[.]$"), \
+    with pytest.raises(MemoryShortage, match=r"It was told as: GET was unable to find an engine here[.]$"), \
             shortage_explained("24 frames", str):
         raise RuntimeError("GET was unable to find an engine here.\nmore")
 

@@ -154,6 +154,17 @@ def test_weights_that_stay_on_the_device_count_at_every_stage(published: Path) -
         assert kept.peaks[stage] - usual.peaks[stage] == pytest.approx(others, rel=0.002)
 
 
+@pytest.mark.parametrize("free", [2.0, 3.4, 4.2])
+def test_where_all_weights_cannot_stay_on_the_device_a_film_is_made_as_if_none_should(
+    free: float, published: Path
+) -> None:
+    request = VideoRequest(model="published")
+    usual, kept = (plan(request, machine("cuda", published, keep=keep), free * GB) for keep in ("memory", "device"))
+    assert kept == usual
+    assert not kept.lifted
+    assert plan(request, machine("cuda", published, keep="device")).lifted
+
+
 def test_on_the_cpu_weights_take_what_their_file_takes(published: Path) -> None:
     found = plan(VideoRequest(model="published"), machine("cpu", published, keep="device"))
     assert found.weights == 2 * PUBLISHED_WEIGHTS

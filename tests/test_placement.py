@@ -1,5 +1,6 @@
 """Weights that come and go: the same films, to the last bit, from any share of the weights on the device."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 from t2v import placement
 from t2v.extra import Point, Strength
-from t2v.layout import Layout, size_of, taken
+from t2v.layout import Division, Layout, divided, size_of, taken
 from t2v.models.layers import side_by_side
 from t2v.models.lora.merge import mixed
 from t2v.models.lora.parts import Change, Target
 from t2v.models.text import ResidualAttentionBlock, TextTower
 from t2v.models.transformer import SpatialTransformer, TemporalTransformer
 from t2v.models.unet import Downsample, ResBlock, UNet3D, UNetConfig, Upsample
-from t2v.placement import placed
+from t2v.placement import lift, lower, placed
 from t2v.traffic import Queue
 from tests import fixtures
 from tests.footprint import DEVICE, Footprint, activations, as_on_device, empty
@@ -531,3 +532,56 @@ def test_the_file_may_be_more_precise_than_the_device_and_never_stands_there_twi
     net = empty(lambda: UNet3D(fixtures.UNET), torch.float32)
     with as_on_device(), Footprint(net.parameters(), DEVICE.type) as footprint, placed(net, DEVICE, HALF):
         assert footprint.peak == footprint.now == taken(net, HALF, None).resident > 0
+
+
+# ---- weights that stay between films ----
+
+
+def test_what_is_lifted_is_left_alone_until_it_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device of its own, where weights that are in their precision are there already."""
+    def on_device(net: nn.Module, dtype: torch.dtype, *_: object) -> Division:
+        return Division([], [], [part for part in divided(net, dtype, None).parts if part.weight.dtype != part.dtype])
+
+    net = network("unet")
+    at_work = partial(placed, net, CPU, HALF, 10**9)
+    monkeypatch.setattr(placement, "divided", on_device)
+    monkeypatch.setattr(placement, "placed", lambda *args, layout: placed(*args, 10**9, layout=layout))
+    first = next(net.parameters())
+    with unchanged(net):
+        lift(net, CPU, HALF)
+        there = first.data
+        assert there.dtype == HALF
+        lift(net, CPU, HALF)
+        with at_work():
+            assert first.data.is_set_to(there)
+        assert first.data.is_set_to(there)
+        with at_work():
+            lower()  # memory has run out in the middle of a film
+            assert first.dtype == torch.float32
+            with at_work():
+                assert first.dtype == HALF
+        lift(net, CPU, HALF)
+        lift(net, CPU, torch.float64)
+        assert first.dtype == torch.float64
+        lower(net)
+        lower(net)
+
+
+def test_a_network_that_cannot_be_lifted_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(placement, "placed", fails)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        lift(network("unet"), CPU, HALF)
+    assert not placement.LIFTED
+
+
+def test_page_locked_copies_take_whole_powers_of_two() -> None:
+    net = network("unet")
+    units = units_of(net)
+    sizes = [unit.size for unit in divided(net, HALF, 0, Layout(units)).travel]
+    found = taken(net, HALF, 0, Layout(units)).pinned
+    assert sum(sizes) < found < 2 * sum(sizes)
+    assert found == sum(2 ** math.ceil(math.log2(size)) for size in sizes)
+    assert taken(net, HALF, None, Layout(units)).pinned == 0

@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from t2v.hosts import Work
 from t2v.hosts.webui import WebuiHost, cautious
+from t2v.traffic import give_pinned_back
 
 
 class SdnextHost(WebuiHost):
@@ -47,6 +48,7 @@ class SdnextHost(WebuiHost):
 
     def collect(self) -> None:
         devices.torch_gc(force=True)
+        give_pinned_back(self.device)
 
     @property
     def upscalers(self) -> Sequence[str]:

@@ -14,6 +14,7 @@ from PIL.Image import Image
 from t2v.hosts import Memory, Wishes, Work
 from t2v.models.ram import available_memory
 from t2v.settings import Settings
+from t2v.traffic import give_pinned_back
 
 
 def best_device() -> torch.device:
@@ -49,6 +50,7 @@ def collect(device: torch.device) -> None:
     gc.collect()
     if device.type in ("cuda", "xpu", "mps"):
         getattr(torch, device.type).empty_cache()
+    give_pinned_back(device)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from t2v.hosts import Memory, Wishes, Work
 from t2v.hosts.standalone import measured
 from t2v.memory import is_shortage
 from t2v.settings import Settings, option_key, read_settings
+from t2v.traffic import give_pinned_back
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ class WebuiHost:
 
     def collect(self) -> None:
         devices.torch_gc()
+        give_pinned_back(self.device)
 
     def reclaim(self, need: int) -> None:  # noqa: ARG002
         """The host's own models have left already; what is free may still lie in pieces that are too small."""

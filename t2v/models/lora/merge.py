@@ -46,7 +46,6 @@ class Mixture:
         for name, parts in self.touched.items():
             strengths = [strength.at(part) for strength, _ in parts]
             if strengths != self.strengths[name]:
-                self.strengths[name], changed = strengths, True
                 weight, original = self.weights[name], self.originals[name]
                 changes = [(s, change) for s, (_, change) in zip(strengths, parts, strict=True) if s]
                 new = mixture(original, changes, weight.device)
@@ -55,6 +54,7 @@ class Mixture:
                     self.own[name] = new
                 else:  # a copy that `placed` has made, perhaps side by side with others, or in 8 bits
                     write(weight, new)
+                self.strengths[name], changed = strengths, True
         return changed
 
     def again(self) -> None:
