@@ -73,7 +73,6 @@ class MemoryPlan:
     unet: UNetRung = UNET[0]
     text: float = 1.0
     tile: int = 0  # side of what the autoencoder sees at once, in latents; 0 is the whole frame
-    pinned: bool = False  # what is streamed has a page-locked copy in memory; otherwise it comes from the file
     peaks: Mapping[str, int] = field(default_factory=dict)
     weights: int = 0  # bytes of them in the stage that needs most
     lifted: bool = False  # those of all networks may stay on the device, in every stage and between films

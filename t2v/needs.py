@@ -159,8 +159,8 @@ def plan_in(room: float, sizes: Sizes, film: Film, host: Host, kept: int) -> Mem
                  lambda tile: vae_bytes(sizes, film, tile, host, kept))
     stages = {"encode": encode, "denoise": unet, "decode": tile}
     most = max(stages.values(), key=lambda stage: stage.peak)
-    return MemoryPlan(unet.rung, encode.rung, tile.rung, pinned(sizes.unet, unet.rung, host),
-                      {name: stage.peak for name, stage in stages.items()}, most.weights)
+    return MemoryPlan(unet.rung, encode.rung, tile.rung, {name: stage.peak for name, stage in stages.items()},
+                      most.weights)
 
 
 class Stage(NamedTuple):
@@ -257,7 +257,7 @@ def placing(network: nn.Module, dtype: torch.dtype, share: float, matrices: torc
 
 
 def pinned(unet: UNet3D, rung: UNetRung, host: Host) -> bool:
-    """Whether there is enough memory for a page-locked copy of what is streamed."""
+    """Whether there is enough memory for a page-locked copy of what is streamed; otherwise it comes from the file."""
     there = available_memory()
     if rung.share == 1 or there is None:
         return False

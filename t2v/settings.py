@@ -27,7 +27,8 @@ class Settings:
     keep: str = setting(
         "memory", "Keep the model between films",
         "Nothing: read from disk each time. In memory: ready at once, and memory the system can take back. "
-        "On the graphics card, where films have room beside it: fastest, and everything else has that much less.", choices=KEEP)
+        "On the graphics card, if films have room beside it: fastest, and everything else has that much less.",
+        choices=KEEP)
     weights: str = setting(
         "network", "Weights of the UNet", "What its matrices stand in on a graphics card. In 8 bits films differ a "
         "little; on the CPU weights are used as they are in their file.", choices=WEIGHTS)
