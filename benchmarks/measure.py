@@ -1,5 +1,6 @@
 """What the benchmarks share: clocks and memory, tables, and what a device can do at most."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from t2v.memory import is_shortage
 from t2v.models.ram import own_memory, repeated
 
 GIB = 2**30
@@ -35,6 +37,20 @@ def seconds(device: torch.device, run: Callable[[], object]) -> float:
     since = time.process_time()
     run()
     return time.process_time() - since
+
+
+# ---- memory of a GPU ----
+
+
+def release() -> None:
+    """Gives back what nobody uses any more."""
+    torch.clear_autocast_cache()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def problem(error: RuntimeError) -> str:
+    return "out of memory" if is_shortage(error) else f"fails: {str(error).splitlines()[0]}"
 
 
 # ---- memory and files, as Linux counts them ----

@@ -18,6 +18,8 @@ from t2v.lean import Remembered
 from t2v.models.transformer import Heard
 from t2v.models.unet import UNet3D
 
+Inputs = tuple[Tensor, Tensor, Tensor]  # x 1 c f h w, timestep [1], contexts 2 n d
+
 
 @dataclass(frozen=True)
 class Peer:

@@ -2,11 +2,11 @@
 
 The pair of classifier-free guidance goes through our UNet, modelscope's and diffusers', all with the same random
 weights of the published size, in one process. On a CPU they advance by turns, layer by layer, and what each takes of
-the processor is counted; on a GPU whole steps alternate. `--cap 4GiB` gives each peer such a GPU to itself.
+the processor is counted; on a GPU whole steps alternate. `--cap 4GiB` gives each peer such a GPU to itself, and ours
+goes by the memory plan for it. `--streaming` compares ours with itself: all weights there, and all streamed.
 """
 
 import argparse
-import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.fullsize import drawn, shapes
-from benchmarks.measure import DTYPES, GIB, asked, copying, machine, multiplication, seconds, table
-from benchmarks.peers import PEERS, Peer, register
+from benchmarks.lean import host_of, plan_within, planned, streaming, streaming_report
+from benchmarks.measure import DTYPES, GIB, asked, copying, machine, multiplication, problem, release, seconds, table
+from benchmarks.peers import PEERS, Inputs, Peer, register
 from benchmarks.relay import Relay, after_layers
-from t2v.memory import is_shortage
 from t2v.models.unet import UNet3D, UNetConfig
 from tests.networks import normal
 
@@ -29,17 +29,19 @@ SIZES = ("16x256x256", "24x192x192", "24x256x256", "24x576x320", "24x1024x576", 
 TINY = UNetConfig(dim=64, dim_mult=(1, 2), num_heads=3, head_dim=16, res_blocks=1, attn_scales=(1.0, 0.5))
 TOLERANCE = 2e-5  # of numbers about 1, in fp32 on a CPU
 
-Inputs = tuple[Tensor, Tensor, Tensor]  # x 1 c f h w, timestep [1], contexts 2 n d
-
 
 @dataclass
 class Outcome:
-    """What a peer took for a step in each round, what it gave, and the bytes it had at its peak; or why it did not."""
+    """What a peer took for a step in each round, what it gave, and the bytes it had at its peak; or why it did not.
+
+    plan: what is done to save memory, of a peer that has a plan for that.
+    """
 
     seconds: list[float] = field(default_factory=list)
     result: Tensor | None = None
     memory: int | None = None
     problem: str = ""
+    plan: str = ""
 
 
 Outcomes = dict[str, Outcome]
@@ -55,16 +57,18 @@ def main() -> None:
         torch.cuda.set_per_process_memory_fraction(args.cap / torch.cuda.get_device_properties(0).total_memory)
     config = TINY if args.small else UNetConfig()
     net = random_unet(config, dtype)
+    rounds = args.rounds or (20 if device.type == "cuda" else 3)
+    inputs = {size: inputs_of(size, config, device, dtype)
+              for size in args.sizes or (SIZES if device.type == "cuda" else SIZES[:2])}
     measured: dict[str, Outcomes] = {}
-    for size in args.sizes or (SIZES if device.type == "cuda" else SIZES[:2]):
-        inputs = inputs_of(size, config, device, dtype)
-        # Under a cap nothing may stand beside the peer that is measured.
-        groups = [[name] for name in names] if args.cap else [names]
-        measured[size] = {}
-        for group in groups:
-            measured[size] |= compare(net, group, inputs, args.rounds or (20 if device.type == "cuda" else 3))
-        print(f"{size}: {'; '.join(words(*item) for item in measured[size].items())}", flush=True)
-    text = report(measured, config, device, dtype)
+    if args.streaming:
+        text = streaming_report({size: streaming(net, each, rounds) for size, each in inputs.items()}, device, dtype)
+    else:
+        for size, each in inputs.items():
+            measured[size] = (capped(net, names, each, rounds, args.cap) if args.cap else
+                              compare(net, names, each, rounds))
+            print(f"{size}: {'; '.join(words(*item) for item in measured[size].items())}", flush=True)
+        text = report(measured, config, device, dtype)
     print(text)
     if args.write:
         args.write.write_text(text, encoding="utf-8")
@@ -81,6 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[*PEERS], help=",".join(PEERS))
     parser.add_argument("--peer", action="append", default=[], metavar="MODULE:FUNCTION", help="one more")
     parser.add_argument("--cap", type=lambda text: float(text.removesuffix("GiB")) * GIB, help="memory of the GPU")
+    parser.add_argument("--streaming", action="store_true", help="ours alone, its weights there and streamed")
     parser.add_argument("--small", action="store_true", help="a tiny network, to try this")
     parser.add_argument("--write", type=Path, help="where the tables go, too")
     args = parser.parse_args()
@@ -216,15 +221,33 @@ def weights(peer: Peer) -> int:
     return sum(weight.nbytes for weight in peer.net.parameters())
 
 
-def release() -> None:
-    """Gives back what the peers before had."""
-    torch.clear_autocast_cache()
-    gc.collect()
-    torch.cuda.empty_cache()
+def capped(net: UNet3D, names: Sequence[str], inputs: Inputs, rounds: int, cap: float) -> Outcomes:
+    """`compare` for each by itself, for nothing may stand beside what is measured in `cap` bytes; ours has its plan."""
+    outcomes: Outcomes = {}
+    for name in names:
+        outcomes |= {name: within(net, inputs, rounds, cap)} if name == "ours" else compare(net, [name], inputs, rounds)
+    return outcomes
 
 
-def problem(error: RuntimeError) -> str:
-    return "out of memory" if is_shortage(error) else f"fails: {str(error).splitlines()[0]}"
+@torch.no_grad()
+def within(net: UNet3D, inputs: Inputs, rounds: int, cap: float) -> Outcome:
+    """Some rounds of ours as the memory plan for `cap` bytes has it. The peak is that of all steps, and of placing the
+    weights."""
+    host, outcome, notes = host_of(inputs), Outcome(), list[str]()
+    frames, height, width = inputs[0].shape[2:]
+    plan = plan_within(cap, net, (frames, height, width), host)
+    release()
+    others = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        with planned(net, plan, host, notes.append) as peer:
+            outcome.result = peer.step(*inputs).float().cpu()
+            alternate({"ours": peer}, {"ours": outcome}, inputs, rounds)
+    except RuntimeError as error:
+        outcome.problem = problem(error)
+    outcome.memory = torch.cuda.max_memory_allocated() - others
+    outcome.plan = "; ".join([str(plan) or "all at once", *notes])
+    return outcome
 
 
 # ---- what is told ----
@@ -236,13 +259,14 @@ def report(measured: Mapping[str, Outcomes], config: UNetConfig, device: torch.d
     needs = {size: needed(size, config, dtype) for size in measured}
     floors = [(size, flop / 1e12, flop / flops, moved / 1e9, moved / bandwidth)
               for size, (flop, moved) in needs.items()]
-    rows = [row(size, name, outcomes, needs[size][0] / flops)
-            for size, outcomes in measured.items() for name in outcomes]
+    plans = any(outcome.plan for outcomes in measured.values() for outcome in outcomes.values())
+    rows = [(*row(size, name, outcomes, needs[size][0] / flops), *([outcome.plan or None] if plans else []))
+            for size, outcomes in measured.items() for name, outcome in outcomes.items()]
     kind = "of the processor" if device.type == "cpu" else "on the device"
     return "\n".join((
         f"{machine(device)}, {str(dtype).removeprefix('torch.')}. Seconds {kind}, medians of rounds. Largest matrix",
         f"products: {flops / 1e12:.3g} TFLOP/s; copies: {bandwidth / 1e9:.3g} GB/s.",
-        "", table(HEAD, rows),
+        "", table((*HEAD, "memory plan") if plans else HEAD, rows),
         "What our step asks of the device, and the least that takes:", "",
         table(("film", "TFLOP", "as matrix products, s", "GB moved, operation by operation", "as copies, s"), floors)))
 

@@ -14,9 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import loading, measure, peers, step
+from benchmarks import lean, loading, measure, peers, step
 from benchmarks.relay import Relay, after_layers
+from t2v import memory, needs
+from t2v.hosts.standalone import Standalone
+from t2v.layout import taken
+from t2v.models import fused
 from t2v.models.unet import UNet3D, UNetConfig
+from t2v.traffic import Queue
 from tests.fixtures import UNET, configuration, make_model, save_lightning, save_zip, states
 from tests.networks import randomised
 
@@ -129,7 +134,7 @@ def test_modelscope_keeps_fp32_weights_and_casts_them_once() -> None:
     assert second == 0
 
 
-def cast_of_weights(peer: peers.Peer, inputs: step.Inputs) -> int:
+def cast_of_weights(peer: peers.Peer, inputs: peers.Inputs) -> int:
     """How many weights a step casts."""
     own = {weight.data_ptr() for weight in peer.net.parameters()}
     casts = list[int]()
@@ -182,6 +187,7 @@ def test_the_report_has_a_row_for_each_peer_also_for_one_without_room(compared: 
     assert [row[1] for row in rows[:4]] == ["ours", "modelscope", "diffusers", "large"]
     assert rows[1][3] == rows[2][4] == "1.00"
     assert rows[3][2:5] == ["out of memory", "-", "-"]
+    assert "memory plan" not in text
 
 
 def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
@@ -189,8 +195,112 @@ def test_a_ratio_is_the_median_of_those_of_the_rounds() -> None:
 
 
 def test_a_shortage_is_told_from_other_faults() -> None:
-    assert step.problem(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried")) == "out of memory"
-    assert step.problem(RuntimeError("no kernel\nat all")) == "fails: no kernel"
+    assert measure.problem(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried")) == "out of memory"
+    assert measure.problem(RuntimeError("no kernel\nat all")) == "fails: no kernel"
+
+
+# ---- a step within memory ----
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each unit that is streamed, which goes on a CPU as well; it only gains nothing."""
+    copied, copy = list[int](), Queue.copy
+
+    def seen(self: Queue, target: Tensor, source: Tensor, after: Any) -> Any:
+        copied.append(target.nbytes)
+        return copy(self, target, source, after)
+
+    monkeypatch.setattr(Queue, "copy", seen)
+    monkeypatch.setattr(memory, "STREAMS", ("cpu",))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    return copied
+
+
+INPUTS = step.inputs_of("2x96x64", step.TINY, CPU, torch.float32)
+
+
+def test_under_a_small_cap_our_weights_are_streamed(net: UNet3D, copies: list[int]) -> None:
+    outcomes = step.capped(net, ["ours", "diffusers"], INPUTS, 2, 1.0)
+    assert outcomes["ours"].plan.startswith("100% of the model streamed, guidance in two halves, in parts")
+    assert sum(copies) >= 2 * 2 * taken(net, torch.float32, 0).moved  # in each half of each step that counts
+    assert len(outcomes["ours"].seconds) == 2
+    assert (step.difference(outcomes["diffusers"], outcomes["ours"]) or 1) < step.TOLERANCE
+    assert outcomes["diffusers"].plan == ""
+
+
+def test_under_a_large_cap_they_stay(net: UNet3D, copies: list[int]) -> None:
+    assert step.within(net, INPUTS, 1, 64e9).plan == "all at once"
+    assert not copies
+
+
+def test_what_had_to_be_leaner_than_planned_is_told(
+    net: UNet3D, copies: list[int], monkeypatch: pytest.MonkeyPatch,  # noqa: ARG001
+) -> None:
+    forward, calls = net.forward, list[float]()
+
+    def once_short(x: Tensor, timestep: Tensor, context: Any, at_once: float, deep: Any) -> Tensor:
+        calls.append(at_once)
+        if len(calls) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(x, timestep, context, at_once, deep)
+
+    monkeypatch.setattr(net, "forward", once_short)
+    outcome = step.within(net, INPUTS, 1, 64e9)
+    assert outcome.plan == "all at once; memory ran out while denoising; went on with large layers in parts"
+    assert not outcome.problem
+
+
+def test_every_size_has_a_plan_within_4_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "ready", lambda device: device.type == "cuda")
+    host = Standalone(torch.device("cuda"), torch.float16)
+    with torch.device("meta"):
+        published = UNet3D(UNetConfig()).half()
+    for size in step.SIZES:
+        frames, width, height = map(int, size.split("x"))
+        plan = lean.plan_within(4 * 2**30, published, (frames, height // 8, width // 8), host)
+        assert plan.device <= 4 * 2**30 - needs.RESERVE
+
+
+def test_the_report_tells_plans_where_there_are_any(compared: step.Outcomes) -> None:
+    planned = compared | {"ours": replace(compared["ours"], plan="in parts")}
+    lines = step.report({"2x96x64": planned}, step.TINY, CPU, torch.float32).splitlines()
+    ends = [line.split("|")[-2].strip() for line in lines if line.startswith(("| film | peer", "| 2x96x64 | "))]
+    assert ends[:4] == ["memory plan", "in parts", "-", "-"]
+
+
+def test_streaming_brings_all_that_travels_at_each_step(net: UNet3D, copies: list[int]) -> None:
+    found = lean.streaming(net, INPUTS, 2)
+    assert not found.problem
+    assert found.moved == taken(net, torch.float32, 0).moved > 0
+    steps = sum(copies) / found.moved
+    assert 8 <= steps < 8.5  # two to warm up and two that count, with computing and without; one unit is ahead
+    assert min(found.resident, found.streamed, found.brought) > 0
+
+
+def test_overlap_is_the_share_of_bringing_that_nothing_waits_for() -> None:
+    assert lean.Streaming(resident=3.0, streamed=3.0, brought=2.0).overlap == 1
+    assert lean.Streaming(resident=3.0, streamed=3.5, brought=2.0).overlap == 0.75
+    assert lean.Streaming(resident=3.0, streamed=5.0, brought=2.0).overlap == 0
+
+
+def test_streaming_without_room_is_named(net: UNet3D, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> float:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(lean, "step_with", none)
+    text = lean.streaming_report({"2x96x64": lean.streaming(net, INPUTS, 1)}, CPU, torch.float32)
+    assert "| 2x96x64 | out of memory | - | - | - | - | - | - |" in text
+
+
+def test_streaming_is_told_in_a_table_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.md"
+    flags = ["--small", "--streaming", "--sizes", "2x96x64", "--rounds", "1", "--write", str(path)]
+    monkeypatch.setattr("sys.argv", ["step", *flags])
+    step.main()
+    (line,) = (line for line in path.read_text("utf-8").splitlines() if line.startswith("| 2x96x64"))
+    assert len(line.split("|")) == len(lean.HEAD) + 2
+    assert "ours" not in path.read_text("utf-8")
 
 
 # ---- what is asked of a device ----
