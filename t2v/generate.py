@@ -169,11 +169,11 @@ def read_prompts(plan: Plan, host: Host, watch: Watch) -> list[Words]:
     return words
 
 
-def encode(plan: Plan, host: Host, dtype: torch.dtype) -> list[Words]:
+def encode(plan: Plan, host: Host, dtype: torch.dtype | None = None) -> list[Words]:
     """What the prompt and the negative prompt say in each frame, at every step; OverflowError where that is no
-    numbers in the precision `dtype`."""
+    numbers in the precision `dtype`, or that of the host."""
     def tower(tokens: Tensor) -> Tensor:
-        said: Tensor = plan.model.text(tokens.to(host.device), dtype)
+        said: Tensor = plan.model.text(tokens.to(host.device), dtype or host.dtype)
         if not bool(said.isfinite().all()):
             raise OverflowError
         return said
