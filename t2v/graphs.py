@@ -14,6 +14,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from traceback import clear_frames
@@ -72,10 +73,27 @@ class CudaRecorder:
     def record(self, work: Work) -> tuple[Recording, Tensor]:
         graph = torch.cuda.CUDAGraph()
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.device(self.device), torch.cuda.graph(
-                graph, self.pool, self.beside, capture_error_mode="thread_local"):  # other threads draw previews
-            said = work()
+        mode = "thread_local"  # other threads draw previews
+        with torch.cuda.device(self.device):
+            here = torch.cuda.current_stream(self.device)
+            try:
+                with torch.cuda.graph(graph, self.pool, self.beside, capture_error_mode=mode):
+                    said = work()
+            except BaseException:
+                self.abandon()
+                raise
+            finally:
+                torch.cuda.set_stream(here)  # where a capture cannot be ended, torch stays beside
         return graph, said
+
+    def abandon(self) -> None:
+        """Takes the pool away from the allocator, to which torch leaves it where a capture cannot be ended."""
+        pool, self.pool = self.pool, None
+        with suppress(Exception):  # of torch's own functions; and where it has been taken away, that is an error
+            index = torch.cuda.current_device()
+            end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+            (end or torch._C._cuda_endAllocateCurrentStreamToPool)(index, pool)  # type: ignore[attr-defined]
+            torch._C._cuda_releasePool(index, pool)  # as a graph does that has been captured
 
     def free(self, recordings: Sequence[Any]) -> None:
         torch.cuda.synchronize(self.device)  # an interrupt may have left one playing

@@ -268,6 +268,7 @@ def test_the_recorder_asks_cuda_in_the_order_that_torch_prescribes(monkeypatch: 
     fakes: dict[str, Any] = {
         "Stream": lambda _: Stream("beside", log), "current_stream": lambda _: Stream("here", log), "stream": on,
         "CUDAGraph": Graph, "graph": capture, "graph_pool_handle": lambda: "pool", "device": lambda _: nullcontext(),
+        "set_stream": lambda stream: log.append(f"back {stream.name}"),
         "synchronize": lambda _: log.append("all is over"), "empty_cache": lambda: log.append("empty")}
     for name, fake in fakes.items():
         monkeypatch.setattr(cuda, name, fake)
@@ -279,7 +280,80 @@ def test_the_recorder_asks_cuda_in_the_order_that_torch_prescribes(monkeypatch: 
     recorder.free([graph])
     assert float(said) == 1
     assert log == ["beside waits for here", "on beside", "here waits for beside", "kept for here",
-                   "records on beside into pool, thread_local", "all is over", "reset", "empty"]
+                   "records on beside into pool, thread_local", "back here", "all is over", "reset", "empty"]
+
+
+class Device:
+    """As much of torch.cuda as a recording touches. `bad`: where a capture cannot be begun, or not be ended."""
+
+    def __init__(self, bad: str) -> None:
+        self.bad, self.here, self.filling, self.pools = bad, "default", [""], 0
+        self.log: list[str] = []
+
+    @contextmanager
+    def graph(self, graph: object, pool: str, stream: str, capture_error_mode: str) -> Iterator[None]:  # noqa: ARG002
+        """As torch.cuda.graph: what comes after an error of `capture_begin` or `capture_end` is left out."""
+        self.filling.append(pool)
+        self.here = stream
+        if self.bad == "begin":
+            raise RuntimeError("cannot begin")
+        try:
+            yield
+        finally:
+            if self.bad == "end":
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.filling.remove(pool)
+            self.here = "default"
+
+    def handle(self) -> str:
+        self.pools += 1
+        return f"pool {self.pools}"
+
+    def set_stream(self, stream: str) -> None:
+        self.here = stream
+
+    def leave(self, index: int, pool: str) -> None:
+        if pool not in self.filling:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.filling.remove(pool)
+        self.log.append(f"{index}: left {pool}")
+
+    def release(self, index: int, pool: str) -> None:
+        self.log.append(f"{index}: released {pool}")
+
+
+@pytest.mark.parametrize("end", ["_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool", ""])
+@pytest.mark.parametrize(("bad", "problem"), [("begin", "cannot begin"), ("end", "operation failed"), ("", "no such")])
+def test_after_a_recording_that_failed_work_goes_on_where_it_was(
+    bad: str, problem: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(bad)
+    fakes: dict[str, Any] = {
+        "current_stream": lambda _: device.here, "set_stream": device.set_stream, "CUDAGraph": object,
+        "graph": device.graph, "graph_pool_handle": device.handle, "device": lambda _: nullcontext(),
+        "current_device": lambda: 1}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool", "_cuda_releasePool"):
+        monkeypatch.delattr(torch._C, name, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", device.release, raising=False)
+    if end:
+        monkeypatch.setattr(torch._C, end, device.leave, raising=False)
+
+    def work() -> Tensor:
+        raise KeyError("no such kernel")
+
+    recorder = CudaRecorder(torch.device("cuda"))
+    recorder.beside = "beside"
+    with pytest.raises((RuntimeError, KeyError), match=problem):
+        recorder.record(work)
+    assert device.here == "default"
+    assert device.log == (["1: left pool 1", "1: released pool 1"] if bad and end else [])
+    assert device.filling == (["", "pool 1"] if bad and not end else [""])
+
+    device.bad = ""
+    assert float(recorder.record(lambda: torch.ones(1))[1]) == 1
+    assert recorder.pool == "pool 2"  # what has been released is not to be filled again
 
 
 def test_torch_takes_what_its_recorder_is_told() -> None:
