@@ -206,12 +206,12 @@ def dealt(network: Network, dtype: torch.dtype, apart: bool) -> Network:
 
 def machine(host: Host) -> dict[str, str]:
     """What the films are made on."""
-    memory, fast = host.memory, fused.ready(host.device) and host.device not in fused.failed
+    memory = host.memory
     return {"t2v": __version__, "device": device_name(host.device),
             "memory": f"{amount(memory.free)} of {amount(memory.total)} are free" if memory else "unknown",
             "torch": torch.__version__,
             "precision": f"{str(host.dtype)[6:]}, of the autoencoder {str(host.vae_dtype)[6:]}",
-            "fused kernels": "yes" if fast else "no", "CUDA graphs": "yes" if graphs(host) else "no",
+            "fused kernels": "yes" if fused.runs(host.device) else "no", "CUDA graphs": "yes" if graphs(host) else "no",
             "attention": kernels(host.device, host.dtype)}
 
 

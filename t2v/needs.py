@@ -197,7 +197,7 @@ def unet_bytes(sizes: Sizes, film: Film, rung: UNetRung, host: Host, kept: int) 
 
 def copies(device: torch.device) -> bool:
     """Whether norms lay out their input anew; torch does not on the CPU, nor do our kernels."""
-    return device.type != "cpu" and not fused.ready(device)
+    return device.type != "cpu" and not fused.runs(device)
 
 
 def vae_bytes(sizes: Sizes, film: Film, tile: int, host: Host, kept: int) -> tuple[int, float]:

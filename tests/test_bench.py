@@ -15,7 +15,7 @@ from t2v.cli import main
 from t2v.errors import RequestError
 from t2v.generate import generate
 from t2v.hosts.standalone import Standalone
-from t2v.models import Model, catalog
+from t2v.models import Model, catalog, fused
 from t2v.models.checkpoint import blank
 from t2v.models.unet import UNet3D, UNetConfig
 from t2v.needs import need
@@ -166,3 +166,11 @@ def test_a_shortage_is_the_only_error_that_becomes_a_row(
     monkeypatch.setattr(bench, "one_pass", broken)
     with pytest.raises(RuntimeError, match="anything else"):
         Bench(host).speed(demo, requests(["64x48"], ["1"], "1", "demo")[0])
+
+
+def test_kernels_that_have_failed_are_not_told_of(host: Standalone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "ready", lambda _: True)
+    monkeypatch.setattr(fused, "failed", set())
+    assert bench.machine(host)["fused kernels"] == "yes"
+    fused.failed.add(torch.device("cpu:0"))  # as tensors on a GPU name theirs
+    assert bench.machine(host)["fused kernels"] == "no"

@@ -312,12 +312,25 @@ def test_after_a_launch_that_fails_torch_does_the_work_and_one_line_says_why(
 
 
 @triton_only
-def test_memory_that_is_missing_is_not_a_reason_to_give_up_kernels(kernels: Any) -> None:
+@pytest.mark.parametrize("full", [
+    torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB"), RuntimeError("Triton Error [CUDA]: out of memory")])
+def test_memory_that_is_missing_is_not_a_reason_to_give_up_kernels(kernels: Any, full: Exception) -> None:
     x = normal(2, 6, 8)
-    full = torch.cuda.OutOfMemoryError("CUDA out of memory")
-    with patch.object(kernels, "geglu", side_effect=full), pytest.raises(torch.cuda.OutOfMemoryError):
+    with patch.object(kernels, "geglu", side_effect=full), pytest.raises(type(full)) as caught:
         geglu(x)
+    assert caught.value is full
     assert usable(x)
+
+
+@triton_only
+def test_a_block_that_is_too_large_for_a_multiprocessor_is_one(kernels: Any) -> None:
+    """Triton's OutOfResources: it would be too large again."""
+    x = normal(2, 6, 8)
+    large = RuntimeError("out of resource: shared memory, Required: 131072, Hardware limit: 101376.")
+    with patch.object(kernels, "geglu", side_effect=large):
+        geglu(x)
+    assert not usable(x)
+    assert not fused.runs(x.device)
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((6, 1), False), ((7, 0), sys.platform == "linux")])

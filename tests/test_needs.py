@@ -22,7 +22,7 @@ from t2v.models import catalog, fused
 from t2v.models.autoencoder import AutoencoderConfig, decoder_numbers
 from t2v.models.text import TextTower
 from t2v.models.unet import UNetConfig
-from t2v.needs import need, need_of
+from t2v.needs import copies, need, need_of
 from t2v.request import VideoRequest
 from t2v.settings import Settings
 from t2v.verdict import verdict
@@ -238,3 +238,11 @@ def test_where_memory_cannot_be_known_the_need_is_said_all_the_same(published: P
     assert re.fullmatch(r"Needs about \d\.\d GB on the device\.", verdict(VideoRequest(model="published"), host))
     on_cpu = replace(host, device=torch.device("cpu"))
     assert re.fullmatch(r"Needs about \d+ MB of memory\.", verdict(VideoRequest(), on_cpu))
+
+
+@pytest.mark.parametrize(("failed", "device", "laid_out_anew"), [
+    ("cuda:0", "cuda", True), ("cuda:0", "cuda:0", True), ("cuda:0", "cuda:1", False), ("cpu", "cuda", False)])
+def test_where_kernels_have_failed_norms_lay_out_their_input_anew(
+        failed: str, device: str, laid_out_anew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "failed", {torch.device(failed)})
+    assert copies(torch.device(device)) is laid_out_anew

@@ -71,12 +71,18 @@ def ready(device: torch.device) -> bool:
     return True
 
 
-failed: set[torch.device] = set()  # where a launch did; it would again
+failed: set[torch.device] = set()  # where a launch did; it would again. As tensors name it, with an index
+
+
+def runs(device: torch.device) -> bool:
+    """Whether kernels are used on `device`; without an index it is any of its kind."""
+    return ready(device) and not any(
+        each.type == device.type and device.index in (None, each.index) for each in failed)
 
 
 def give_up(device: torch.device, error: Exception) -> None:
     """From now on without kernels on `device`; if it was memory that was missing, the error goes on."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error).lower():  # Triton has no class
         raise error
     failed.add(device)
     log.warning("Triton's kernels cannot be used on %s; films take a little longer. %r", device, error)
