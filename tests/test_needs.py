@@ -240,6 +240,16 @@ def test_where_memory_cannot_be_known_the_need_is_said_all_the_same(published: P
     assert re.fullmatch(r"Needs about \d+ MB of memory\.", verdict(VideoRequest(), on_cpu))
 
 
+def test_the_machines_memory_is_not_taken_for_that_of_an_unknown_device(published: Path) -> None:
+    host = Standalone(torch.device("privateuseone"), models=published)
+    assert host.memory is None
+    assert Standalone(torch.device("cpu")).memory is not None
+    found = need(VideoRequest(model="published"), host)
+    assert found is not None
+    assert str(found) == ""  # as fast as can be, for nothing speaks against it
+    assert verdict(VideoRequest(model="published"), host).endswith("on the device.")
+
+
 @pytest.mark.parametrize(("failed", "device", "laid_out_anew"), [
     ("cuda:0", "cuda", True), ("cuda:0", "cuda:0", True), ("cuda:0", "cuda:1", False), ("cpu", "cuda", False)])
 def test_where_kernels_have_failed_norms_lay_out_their_input_anew(

@@ -34,11 +34,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 def measured(device: torch.device) -> Memory | None:
-    """Memory of `device` by the system's own account; what torch holds and does not use counts as free."""
+    """Memory of `device` by the system's own account; what torch holds and does not use counts as free.
+
+    None for kinds of devices whose memory torch does not tell.
+    """
     if device.type in ("cuda", "xpu"):
         backend = getattr(torch, device.type)
         free, total = backend.mem_get_info(device)
         return Memory(free + backend.memory_reserved(device) - backend.memory_allocated(device), total)
+    if device.type not in ("cpu", "mps"):
+        return None
     free_ram = available_memory()
     if free_ram is None or not hasattr(os, "sysconf"):
         return Memory(free_ram, free_ram) if free_ram is not None else None

@@ -78,6 +78,14 @@ def test_memory_of_the_machine_is_known(host: Host) -> None:
     assert 0 < host.memory.free <= host.memory.total
 
 
+@pytest.mark.only("a1111", "sdnext")
+def test_it_is_not_taken_for_that_of_a_device_that_torch_does_not_know(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(host), "device", torch.device("privateuseone"))  # DirectML's
+    assert host.memory is None
+
+
 def test_collecting_is_the_hosts_own(host: Host, house: House) -> None:
     host.collect()
     assert "collect" in house.events.seen
