@@ -22,6 +22,7 @@ from t2v.doctor.environment import device_name, kernels
 from t2v.errors import MemoryShortage, RequestError
 from t2v.generate import one_pass, read_prompts, within_memory
 from t2v.hosts import Host
+from t2v.inference import inference
 from t2v.latents import decoded
 from t2v.lean import LeanVAE
 from t2v.memory import shortage_explained
@@ -98,7 +99,7 @@ class Bench:
         (width, height), frames = plan.size, plan.shape[2]
         wanted = f"{frames} frames of {width}x{height} with the model {model.name}"
         try:
-            with shortage_explained(wanted, partial(largest, filled, self.host)), torch.inference_mode():
+            with shortage_explained(wanted, partial(largest, filled, self.host)), inference(self.host.device):
                 return self.measured(within_memory(plan, self.host))
         except MemoryShortage as error:
             return Speed(width, height, frames, problem=str(error))

@@ -15,7 +15,6 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from t2v.beginning import Reader
@@ -24,6 +23,7 @@ from t2v.denoising import Denoising, Words
 from t2v.errors import T2VError
 from t2v.fitting import find_fit
 from t2v.hosts import Host
+from t2v.inference import inference
 from t2v.infotext import infotext
 from t2v.inputs import suggested, told
 from t2v.latents import decoded
@@ -80,7 +80,8 @@ def generate(
             plan = planned(item, model, beside)
             if item.upscale > 1:
                 plan = refined(plan, refiner, beside if refiner is model else companions(item, refiner, host), host)
-            film = make_film(within_memory(plan, host), host, watch)
+            with inference(host.device):
+                film = make_film(within_memory(plan, host), host, watch)
         watch.skipped = False
         if film is not None:
             yield film
@@ -88,7 +89,6 @@ def generate(
             return
 
 
-@torch.inference_mode()
 def make_film(plan: Plan, host: Host, watch: Watch) -> Film | None:
     """One film; None if it was skipped, or stopped before there was anything to see."""
     began, request, name = time.monotonic(), plan.request, plan.model.hash

@@ -61,7 +61,7 @@ ROWS = """
     download.transfer placement
     settings extra download.planning video.smoothing traffic
     request schedule memory layout watch curves weaving tokenizer preview video.base models.pickled models.layers
-    models.ram models.disk models.variants models.fused models.winograd models.tiles float8
+    models.ram models.disk models.variants models.fused models.winograd models.tiles float8 inference
     download.hub download.catalogue models.kernels
     errors
     client api
