@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from t2v.beginning import Reader
