@@ -52,8 +52,8 @@ class VideoRequest:
         1.0, "Guidance until", "The part of the steps after which the prompt alone is asked, in half the time.",
         ge=0, le=1)
     reuse: int = extra(
-        1, "Reuse", "The inner layers are computed every N steps, and what they said is used again in between; 1 is "
-        "exact.", ge=1, le=10)
+        1, "Reuse", "The inner layers are computed at every Nth call of the network, and what they said is used again "
+        "in between; a step is one call, of Heun and DPM++ SDE two. 1 is exact.", ge=1, le=10)
     sampler: str | None = setting(None, "Sampler", "How the noise is taken away.", choices="samplers")
     spacing: str | None = setting(None, "Spacing", "Which noise levels the steps visit.", choices="spacings")
     eta: float | None = setting(
