@@ -21,7 +21,7 @@ from t2v.sampling import Denoise, seeded_noise
 from t2v.start import GUESSED, Start, skipped
 from t2v.story import Told
 from t2v.watch import Watch
-from t2v.windows import windowed
+from t2v.windows import part_size, windowed
 
 Words = Callable[[Sequence[int]], Contexts | Told]  # frames of a film -> what a prompt says in them, at every step
 
@@ -63,12 +63,8 @@ class Denoising:
         return max(1, self.plan.request.free_init)
 
     def window(self, held: int) -> int:
-        """Frames of a part, where a film is made of several: what suits the model, and room for more than is held."""
-        request, frames = self.plan.request, self.plan.shape[2]
-        if request.window or not (held or request.depth):
-            return request.window
-        usual = int(self.plan.model.defaults["frames"])
-        return max(usual, held + 1) if held else min(usual, frames)
+        """Frames of a part, where a film is made of several."""
+        return part_size(self.plan.request, self.plan.model.defaults["frames"], held)
 
     def part(self, start: Start, part: weaving.Part) -> Tensor | None:
         """A part of a film of which `start` is the start."""

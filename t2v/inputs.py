@@ -16,6 +16,7 @@ from t2v.errors import FilmError, RequestError
 from t2v.fitting import Fit, Size, blended, find_fit, fitted
 from t2v.request import VideoRequest
 from t2v.video import FORMATS, Frame, frames_from, has_sound, probe, read_clip, read_picture
+from t2v.windows import held_before
 
 AT_FRAME = re.compile(r"\s*([+-]?\d{1,9})\s*:\s*(.*)", re.DOTALL)
 HASHED = 2**20  # bytes at either end of a file
@@ -116,7 +117,7 @@ def inputs(request: VideoRequest) -> Inputs:
         before = clip("film", request.film, request, None)
     elif request.film:
         film = clip("film", request.film, request, request.frames)
-    held = min(max(1, request.overlap), before.frames) if before else 0
+    held = min(held_before(request), before.frames) if before else 0
     sound = request.film if sounds(request) else request.soundtrack
     return Inputs(pictures(request), film, before, held, mask(request), sound,
                   request.film_start if sound and not request.soundtrack else 0.0)

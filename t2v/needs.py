@@ -38,6 +38,7 @@ from t2v.models.text import TextConfig, TextTower
 from t2v.models.tiles import sides
 from t2v.models.unet import UNet3D, UNetConfig
 from t2v.request import VideoRequest
+from t2v.windows import longest_part, second_pass, seen_together, windows_of
 
 RESERVE = 512 * 2**20  # bytes
 RAM = 2 * 2**30  # bytes of memory that pinned weights leave to everybody else
@@ -99,33 +100,33 @@ def need_of_published(request: VideoRequest, host: Host, free: float | None = No
 
 
 def need_with(sizes: Sizes, request: VideoRequest, host: Host, free: float | None = None) -> MemoryPlan | None:
-    film = film_of(request.filled(sizes.defaults))
+    film = film_of(request.filled(sizes.defaults), sizes.defaults["frames"])
     return plan_of(sizes, film, host, free) if film else None
 
 
-def film_of(request: VideoRequest) -> Film | None:
-    """What of a request counts, if all of it is settled."""
+def film_of(request: VideoRequest, usual: int) -> Film | None:
+    """What of a request counts, if all of it is settled, with a model whose films have `usual` frames."""
     if request.frames is None or request.height is None or request.width is None:
         return None
     width, height = (round(side * request.upscale / 8) * 8 for side in (request.width, request.height))
-    whole = request.frames + (request.overlap if request.extend else 0)
     started = bool(request.pictures or request.film or request.upscale > 1)
-    return Film(width, height, min(whole, request.window or whole), request.cfg_scale != 1, started,
-                remembered(request, whole))
+    passes = [request, *([second_pass(request, usual)] if request.upscale > 1 else [])]
+    return Film(width, height, max(seen_together(each, usual) for each in passes), request.cfg_scale != 1, started,
+                max(remembered(each, usual) for each in passes))
 
 
-def remembered(request: VideoRequest, frames: int) -> int:
-    """What the features of deep layers are kept of: every window of a film of so many frames, with each prompt."""
+def remembered(request: VideoRequest, usual: int) -> int:
+    """What the features of deep layers are kept of: every window of a part of the film, with each prompt. The next
+    part begins with nothing. RequestError where windows cannot overlap as is asked."""
     if request.reuse == 1:
         return 0
-    several = 0 < request.window < frames
-    windows = -(-frames // max(1, request.window - request.overlap)) if several else 1
-    return windows * (2 if request.cfg_scale != 1 else 1)
+    windows = windows_of(request, usual).starts(longest_part(request, usual))
+    return len(windows) * (2 if request.cfg_scale != 1 else 1)
 
 
 def plan_with(model: Model, request: VideoRequest, host: Host) -> MemoryPlan:
     """The plan of a film with all its settings filled in, and a model that has been opened, for what is free by now."""
-    film = film_of(request)
+    film = film_of(request, model.defaults["frames"])
     assert film is not None
     weights = sum(weight.nbytes for weight in model.unet.parameters())
     return plan_of(Sizes(model.defaults, model.unet, model.vae, model.text, weights), film, host)

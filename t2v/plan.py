@@ -14,7 +14,7 @@ from t2v.request import VideoRequest
 from t2v.sampling import Sampler, find_sampler
 from t2v.schedule import find_spacing
 from t2v.video import check_film
-from t2v.windows import StartNoise, Windows, find_noise
+from t2v.windows import StartNoise, Windows, find_noise, windows_of
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def planned(request: VideoRequest, model: Model, beside: Companions, found: Inpu
         fps=fps,
         extension=check_film(request.format, request.smooth_fps or fps, request.soundtrack).extension,
         inputs=Inputs(),
-        windows=windows_of(request, model),
+        windows=windows_of(request, model.defaults["frames"]),
         noise=find_noise(request.noise),
     )
     if request.smooth_fps and request.smooth_fps <= fps:
@@ -78,16 +78,6 @@ def planned(request: VideoRequest, model: Model, beside: Companions, found: Inpu
     if request.reuse > 1 and request.jitter and plan.windows.several(plan.shape[2]):
         raise RequestError("reuse", "has nothing to use again where windows jitter; take 1, or no jitter")
     return replace(plan, inputs=inputs(request) if found is None else found)
-
-
-def windows_of(request: VideoRequest, model: Model) -> Windows:
-    """The windows of a film. From coarse to fine there may be more key frames than suit the model, and then windows
-    of as many as do: never fewer, because only the key frames see the film as a whole."""
-    size, overlap = request.window, request.overlap
-    if request.depth:
-        size = max(size, model.defaults["frames"])
-        overlap = min(overlap, size - 1)
-    return Windows(size, overlap, request.jitter, request.loop, request.seed)
 
 
 def given(value: T | None, name: str) -> T:

@@ -19,6 +19,7 @@ from t2v.models import Model
 from t2v.plan import Plan, planned
 from t2v.schedule import find
 from t2v.watch import Watch
+from t2v.windows import second_pass
 
 LARGEST = 4096  # pixels, as in the request
 
@@ -38,10 +39,8 @@ def refined(plan: Plan, model: Model, beside: Companions, host: Host) -> Plan:
     by = find_upscaler(request.upscale_by, host)
     if by is by_latents and plan.model.vae.config != model.vae.config:
         raise RequestError("upscale_by", f"{model.name} and {plan.model.name} have latents of two kinds; choose frames")
-    window = request.window or (plan.model.defaults["frames"] if request.depth else 0)  # as long as the parts were
-    overlap = min(request.overlap, max(window - 1, 0)) if request.depth else request.overlap
-    larger = replace(request, width=width, height=height, strength=request.upscale_strength, window=window,
-                     overlap=overlap, depth=0, free_init=0)
+    larger = replace(second_pass(request, plan.model.defaults["frames"]), width=width, height=height,
+                     strength=request.upscale_strength, free_init=0)
     kept = plan.inputs if plan.inputs.mask else replace(plan.inputs, film=None)
     then = planned(larger, model, beside, kept)
     return replace(plan, then=replace(then, stage="refine"))

@@ -40,7 +40,7 @@ def woven(frames: int, window: int, depth: int, make: Make) -> Tensor | None:
     early, the film is as long as it has come; while that is nothing, it is the key frames.
     """
     apart, numbers = distance(window, depth), count()
-    keys = make(Part(next(numbers), range(0, apart * (-(-(frames - 1) // apart) + 1), apart), {}))
+    keys = make(Part(next(numbers), range(0, apart * key_frames(frames, window, depth), apart), {}))
     if keys is None:
         return None
     done: list[Tensor] = []
@@ -65,9 +65,14 @@ def distance(window: int, depth: int) -> int:
     return (window - 1) ** depth
 
 
+def key_frames(frames: int, window: int, depth: int) -> int:
+    """How many key frames a film needs, `depth` levels above it."""
+    return -(-(frames - 1) // distance(window, depth)) + 1
+
+
 def parts(frames: int, window: int, depth: int) -> int:
     """How many parts `woven` makes of a film."""
-    return 1 + sum(-(-(frames - 1) // distance(window, level)) for level in range(1, depth + 1))
+    return 1 + sum(key_frames(frames, window, level) - 1 for level in range(1, depth + 1))
 
 
 def gaps(film: Tensor, at: range) -> list[tuple[Tensor, Tensor, range]]:

@@ -3,18 +3,23 @@
 At every step the network sees a window of frames at a time, and where windows overlap the film follows a weighted
 mean of what it says (MultiDiffusion, Bar-Tal et al. 2023, along time; Gen-L-Video, Wang et al. 2023). To the sampler
 this is a denoiser like any other. It needs the memory of one window, and the latents.
+
+How many frames are seen at once, also where a film is made of several (weaving.py), is settled here for all: for those
+who denoise, and for the memory plan.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from t2v.errors import RequestError
+from t2v.request import VideoRequest
 from t2v.sampling import Denoise, Noise
 from t2v.schedule import find
+from t2v.weaving import key_frames
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,64 @@ class Windows:
         if self.loop:
             return [(start + shift) % frames for start in range(0, frames, self.stride)]
         return sorted({0, *range(shift, frames - self.size, self.stride), frames - self.size})
+
+
+# ---- what a request comes to, with a model whose films have `usual` frames ----
+
+
+def windows_of(request: VideoRequest, usual: int) -> Windows:
+    """The windows of a film, or of each part of it. RequestError where they cannot overlap as is asked."""
+    size = window_size(request, usual)
+    overlap = min(request.overlap, size - 1) if request.depth else request.overlap
+    return Windows(size, overlap, request.jitter, request.loop, request.seed)
+
+
+def window_size(request: VideoRequest, usual: int) -> int:
+    """Frames of a window; 0 is all. From coarse to fine there may be more key frames than suit the model, and then
+    windows of as many as do: never fewer, because only the key frames see the film as a whole."""
+    return max(request.window, usual) if request.depth else request.window
+
+
+def part_size(request: VideoRequest, usual: int, held: int) -> int:
+    """Frames of a part, where a film is made of several: what suits the model, and room for more than is held."""
+    assert request.frames is not None
+    if request.window or not (held or request.depth):
+        return request.window
+    return max(usual, held + 1) if held else min(usual, request.frames)
+
+
+def held_before(request: VideoRequest) -> int:
+    """Frames of the film before that a continuation begins with; it may have fewer."""
+    return max(1, request.overlap) if request.extend else 0
+
+
+def longest_part(request: VideoRequest, usual: int) -> int:
+    """Frames of the longest part that a film is made of, or of the film if it is made at once."""
+    frames, held = request.frames, held_before(request)
+    assert frames is not None
+    size = part_size(request, usual, held)
+    if held:
+        return min(size, held + frames)
+    if request.depth and frames > 1 and size > 2:  # smaller parts are refused
+        return max(size, key_frames(frames, size, request.depth))
+    return frames
+
+
+def seen_together(request: VideoRequest, usual: int) -> int:
+    """The most frames that the network is asked about at once."""
+    longest = longest_part(request, usual)
+    return min(longest, window_size(request, usual) or longest)
+
+
+def second_pass(request: VideoRequest, usual: int) -> VideoRequest:
+    """The request of a pass over a film that is there: through windows as long as the parts were, coarse to fine."""
+    if not request.depth:
+        return request
+    window = request.window or usual
+    return replace(request, window=window, overlap=min(request.overlap, window - 1), depth=0)
+
+
+# ---- at work ----
 
 
 def windowed(denoise_of: Callable[[Sequence[int]], Denoise], frames: Sequence[int], windows: Windows) -> Denoise:

@@ -134,7 +134,7 @@ def test_deep_layers_at_every_step_are_the_network_bit_for_bit(model: Model, hos
 
 @pytest.mark.parametrize("pair", [True, False])
 @pytest.mark.parametrize("every", [2, 3, 4, 5, 10])
-def test_deep_layers_are_asked_at_every_nth_step(model: Model, host: Standalone, every: int, pair: bool) -> None:
+def test_deep_layers_are_asked_at_every_nth_call(model: Model, host: Standalone, every: int, pair: bool) -> None:
     counted = Counted()
     latents(model, host, counted, UNET[0] if pair else HALVES, reuse=every)
     assert counted.calls["deep"] == math.ceil(5 / every) * (1 if pair else 2)
@@ -240,13 +240,13 @@ def test_counting_begins_with_what_is_new() -> None:
 
 
 def test_the_features_of_each_window_and_prompt_are_counted() -> None:
-    film = film_of(replace(REQUEST, reuse=2))
+    film = film_of(replace(REQUEST, reuse=2), 4)
     assert film is not None
     assert film.kept == 2
-    long = film_of(replace(REQUEST, reuse=2, frames=8, window=4, overlap=2, cfg_scale=1.0))
+    long = film_of(replace(REQUEST, reuse=2, frames=8, window=4, overlap=2, cfg_scale=1.0), 4)
     assert long is not None
-    assert long.kept >= 3
-    exact = film_of(REQUEST)
+    assert long.kept == 3
+    exact = film_of(REQUEST, 4)
     assert exact is not None
     assert exact.kept == 0
     config = UNetConfig()

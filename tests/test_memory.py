@@ -187,7 +187,7 @@ def test_on_the_cpu_nothing_is_streamed() -> None:
 
 def planned(size: tuple[int, int, int], free: float, host: Machine | None = None) -> MemoryPlan:
     frames, width, height = size
-    film = film_of(VideoRequest("", frames=frames, width=width, height=height, cfg_scale=9))
+    film = film_of(VideoRequest("", frames=frames, width=width, height=height, cfg_scale=9), 16)
     assert film is not None
     return plan_of(published_sizes(), film, host or machine("cuda"), free)
 
@@ -197,7 +197,7 @@ def planned(size: tuple[int, int, int], free: float, host: Machine | None = None
 def test_the_plan_is_the_first_rung_that_fits_and_leaner_the_less_there_is(
         size: tuple[int, int, int], free: int, less: int) -> None:
     found, host = planned(size, free), machine("cuda")
-    film = film_of(VideoRequest("", frames=size[0], width=size[1], height=size[2], cfg_scale=9))
+    film = film_of(VideoRequest("", frames=size[0], width=size[1], height=size[2], cfg_scale=9), 16)
     assert film is not None
     for rung in UNET[: UNET.index(found.unet)]:
         assert sum(unet_bytes(published_sizes(), film, rung, host, 0)) + RESERVE > free
@@ -218,7 +218,7 @@ def test_what_a_card_of_four_or_two_gigabytes_has_free_suffices(free: float, siz
 
 def test_each_rung_of_the_ladder_is_leaner_than_the_one_before_or_not_much_worse() -> None:
     """Otherwise going down it, where memory has run out, would be of no use."""
-    film = film_of(VideoRequest("", frames=24, width=576, height=320, cfg_scale=9))
+    film = film_of(VideoRequest("", frames=24, width=576, height=320, cfg_scale=9), 16)
     assert film is not None
     host = machine("cuda")
     takes = [sum(unet_bytes(published_sizes(), film, rung, host, 0)) for rung in UNET]

@@ -3,11 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,15 +18,18 @@ from t2v.alive import Activations
 from t2v.generate import generate
 from t2v.hosts import Memory
 from t2v.hosts.standalone import Standalone
+from t2v.lean import LeanUNet
 from t2v.memory import MemoryPlan
-from t2v.models import catalog, fused
+from t2v.models import Model, catalog, fused
 from t2v.models.autoencoder import AutoencoderConfig, decoder_numbers
+from t2v.models.modelscope import load
 from t2v.models.text import TextTower
 from t2v.models.unet import UNetConfig
-from t2v.needs import copies, need, need_of
+from t2v.needs import Film, copies, film_of, need, need_of
 from t2v.request import VideoRequest
 from t2v.settings import Settings
 from t2v.verdict import verdict
+from t2v.video import write_film
 from tests import fixtures
 from tests.fixtures import PUBLISHED, make_model
 from tests.footprint import Footprint, activations, step
@@ -124,7 +128,15 @@ def test_windows_and_second_passes_are_counted(published: Path) -> None:
 
     assert of(frames=1000, window=16) == of(frames=16)
     assert of(frames=16, upscale=2) == of(frames=16, width=512, height=512)
-    assert of(frames=16, film="a.mp4", extend=True, overlap=8) == of(frames=24)
+    assert of(frames=4, film="a.mp4", extend=True, overlap=8) == of(frames=12)
+
+
+@pytest.mark.parametrize("settings", [
+    {"depth": 1, "frames": 200}, {"depth": 2, "frames": 1000}, {"extend": True, "frames": 200, "film": "a.mp4"},
+    {"extend": True, "frames": 200, "film": "a.mp4", "overlap": 8}], ids=str)
+def test_a_film_made_in_parts_takes_no_more_than_a_part(published: Path, settings: dict[str, Any]) -> None:
+    host, usual = machine("cuda", published), VideoRequest(model="published", frames=16)
+    assert plan(replace(usual, **settings), host, 3.4 * GB) == plan(replace(usual, film="a.mp4"), host, 3.4 * GB)
 
 
 def test_twice_the_precision_is_twice_the_need(published: Path) -> None:
@@ -208,6 +220,83 @@ def test_files_are_read_and_weights_counted_once(published: Path, monkeypatch: p
     monkeypatch.setattr(catalog, "configured", again)
     monkeypatch.setattr(needs, "counted", again)
     assert need_of(request, host) == first is not None
+
+
+# ---- what of a film the UNet sees together ----
+
+
+class Seen:
+    """What the UNet of a tiny model is asked: numbers of frames, and of how many frames deep features are kept."""
+
+    def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.frames, self.kept = list[int](), list[int]()
+        answer = LeanUNet.answer
+
+        def watched(network: LeanUNet, *args: Any) -> torch.Tensor:
+            said = answer(network, *args)
+            features = [deep.features for reuse in network.reuses.values() for deep in reuse.deep]
+            self.kept.append(sum(len(kept) * kept.shape[1] for kept in features if kept is not None))
+            return said
+
+        monkeypatch.setattr(LeanUNet, "answer", watched)
+        self.hook = model.unet.register_forward_pre_hook(lambda _, inputs: self.frames.append(inputs[0].shape[2]))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(make_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def seen(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
+    seen = Seen(tiny, monkeypatch)
+    yield seen
+    seen.hook.remove()
+
+
+def counted_and_made(model: Model, folder: Path, **settings: Any) -> Film:
+    """What is counted of a film, which is made, too; one that goes on does so after ten frames."""
+    request = VideoRequest(**{"prompt": "a cat", "width": 16, "height": 16, "fps": 8, "steps": 2, "cfg_scale": 9,
+                              "reuse": 2, "seed": 1, "format": "png"} | settings)
+    if request.extend:
+        before = write_film([np.full((16, 16, 3), 20 * n, np.uint8) for n in range(10)], folder / "before", 8)
+        request = replace(request, film=str(before))
+    (_,) = generate(request, model, Standalone(torch.device("cpu"), torch.float32, outputs=folder))
+    film = film_of(request, model.defaults["frames"])
+    assert film is not None
+    return film
+
+
+@pytest.mark.parametrize("upscale", [1, 2])
+@pytest.mark.parametrize("settings", [
+    {"frames": 1}, {"frames": 9}, {"frames": 9, "cfg_scale": 1}, {"frames": 9, "loop": True},
+    {"frames": 9, "window": 4, "overlap": 2}, {"frames": 9, "window": 6, "overlap": 5, "loop": True},
+    {"frames": 9, "window": 4, "overlap": 2, "jitter": True, "reuse": 1},
+    {"frames": 6, "window": 6}, {"frames": 5, "window": 9}, {"frames": 9, "window": 4, "overlap": 0, "free_init": 2},
+    {"frames": 1, "window": 3, "depth": 1}, {"frames": 3, "depth": 1}, {"frames": 10, "depth": 1},
+    {"frames": 3, "window": 6, "depth": 1}, {"frames": 12, "depth": 2}, {"frames": 14, "depth": 1, "overlap": 1},
+    {"frames": 1, "extend": True}, {"frames": 2, "extend": True, "overlap": 1}, {"frames": 9, "extend": True},
+    {"frames": 9, "extend": True, "overlap": 0}, {"frames": 3, "extend": True, "overlap": 6},
+    {"frames": 9, "extend": True, "window": 6, "overlap": 2, "free_init": 2},
+    {"frames": 2, "extend": True, "window": 8, "overlap": 3},
+], ids=str)
+def test_as_many_frames_are_seen_and_kept_together_as_were_counted(
+        settings: dict[str, Any], upscale: float, tiny: Model, seen: Seen, tmp_path: Path) -> None:
+    film = counted_and_made(tiny, tmp_path, upscale=upscale, **settings)
+    assert film.frames == max(seen.frames)
+    assert film.kept * film.frames == max(seen.kept)
+
+
+@pytest.mark.parametrize("settings", [
+    {"frames": 20, "window": 3, "overlap": 1, "depth": 1, "upscale": 2},  # key frames in windows of four, then of three
+    {"frames": 9, "extend": True, "overlap": 12},  # more than the film before has
+    {"frames": 30, "extend": True, "overlap": 12, "window": 14},
+], ids=str)
+def test_never_are_more_frames_seen_or_kept_than_were_counted(
+        settings: dict[str, Any], tiny: Model, seen: Seen, tmp_path: Path) -> None:
+    film = counted_and_made(tiny, tmp_path, **settings)
+    assert max(seen.frames) <= film.frames
+    assert max(seen.kept) <= film.kept * film.frames
 
 
 # ---- the sentence ----

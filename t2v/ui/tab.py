@@ -15,7 +15,7 @@ from t2v.ui.wiring import Parts, Wiring
 SHOWN_FILM = "() => [window.text2video?.film() ?? '']"
 SHOWN_FRAME = "() => [window.text2video?.film() ?? '', window.text2video?.second() ?? 0]"
 PASTE = "(second) => { window.text2video?.paste(second); return []; }"
-MEASURED = ("window", "depth", "upscale", "reuse")  # what else decides how much a film asks of the machine
+MEASURED = ("window", "overlap", "depth", "extend", "upscale", "reuse")  # what else decides how much a film needs
 STORED = ("batch_count", "quality")  # a web UI may keep these from one start to the next; all others would surprise
 
 
