@@ -31,10 +31,13 @@ class Companions:
 
 def companions(request: VideoRequest, model: Model, host: Host) -> Companions:
     """What `request` asks for; RequestError where it is not there or does not fit, ModelError for a damaged file."""
-    prompt, wishes = taken_out(request.prompt)
-    negative, more = taken_out(request.negative_prompt)
-    loras = chosen([*wishes, *more, *listed(request.loras)], model, host)
-    return learnt(Companions((prompt, negative), loras), request.steps or 1, model, host)
+    prompts = taken_out(request.prompt)[0], taken_out(request.negative_prompt)[0]
+    return learnt(Companions(prompts, chosen(wishes_of(request), model, host)), request.steps or 1, model, host)
+
+
+def wishes_of(request: VideoRequest) -> list[Wish]:
+    """The LoRAs that a request asks for, wherever it does; RequestError for what cannot be read."""
+    return [*taken_out(request.prompt)[1], *taken_out(request.negative_prompt)[1], *listed(request.loras)]
 
 
 def chosen(wishes: Sequence[Wish], model: Model, host: Host) -> tuple[Use, ...]:

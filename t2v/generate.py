@@ -28,7 +28,7 @@ from t2v.inference import inference
 from t2v.infotext import infotext
 from t2v.inputs import suggested, told
 from t2v.latents import decoded
-from t2v.layout import size_of
+from t2v.layout import resident_of
 from t2v.lean import LeanUNet, LeanVAE, make_room, name_of, safer
 from t2v.memory import Ladder, downwards, shortage_explained, text_rungs
 from t2v.models import Model
@@ -129,7 +129,7 @@ def within_memory(plan: Plan, host: Host) -> Plan:
 
 def one_pass(plan: Plan, host: Host, watch: Watch, base: Tensor | None = None) -> Tensor | None:
     """Latents 1 c f h w: from what the prompts say and the inputs are, or `base`, the film of the pass before."""
-    if plan.beside.loras or not plan.memory.lifted:  # with LoRAs there would be two of each weight that they touch
+    if not plan.memory.lifted:
         lower()
     words, start = read_prompts(plan, host, watch), read_inputs(plan, host, watch, base)
     with unet_at_work(plan, host, watch) as unet:
@@ -151,12 +151,11 @@ def read_prompts(plan: Plan, host: Host, watch: Watch) -> list[Words]:
     text = plan.model.text
 
     def attempt(share: float) -> list[Words]:
-        resident = None if share == 1 else int(share * size_of(text, host.dtype))
         with mixed(text, changes_of(plan.beside.loras, "text")) as mixture, placed(
-                text, host.device, host.dtype, resident):
+                text, host.device, host.dtype, resident_of(text, host.dtype, share)):
             mixture.at(0)
             for dtype in safer(host.dtype, host.device):
-                with suppress(OverflowError):
+                with suppress(FloatingPointError):
                     return encode(plan, host, dtype)
                 watch.note(f"the prompt came to no numbers in {name_of(dtype)}")
         raise T2VError("what the text encoder says is no numbers, not even in 32 bits: its weights are damaged, or a "
@@ -171,12 +170,12 @@ def read_prompts(plan: Plan, host: Host, watch: Watch) -> list[Words]:
 
 
 def encode(plan: Plan, host: Host, dtype: torch.dtype | None = None) -> list[Words]:
-    """What the prompt and the negative prompt say in each frame, at every step; OverflowError where that is no
-    numbers in the precision `dtype`, or that of the host."""
+    """What the prompt and the negative prompt say in each frame, at every step; FloatingPointError where that is
+    no numbers in the precision `dtype`, or that of the host."""
     def tower(tokens: Tensor) -> Tensor:
         said: Tensor = plan.model.text(tokens.to(host.device), dtype or host.dtype)
         if not bool(said.isfinite().all()):
-            raise OverflowError
+            raise FloatingPointError
         return said
 
     fields = zip(plan.beside.prompts, ("prompt", "negative_prompt"), strict=True)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from t2v.companions import wishes_of
 from t2v.errors import RequestError, T2VError
 from t2v.generate import Film, Watch, generate
 from t2v.hosts import Host
@@ -310,11 +311,14 @@ class Runner:
                 return
 
     def lift(self, request: VideoRequest, model: Model, refiner: Model | None = None) -> None:
-        """All weights onto the device if the user wants them to stay there, and they leave room enough for the film,
-        which has no second model."""
+        """All weights onto the device if the user wants them to stay there, and they leave room enough for the film.
+
+        Not with a second model, nor with LoRAs: there would be two of each weight that these change.
+        """
         if self.host.settings.keep != "device":
             return
-        if refiner is not None or not plan_with(model, request.filled(model.defaults), self.host).lifted:
+        alone = refiner is None and not wishes_of(request)
+        if not alone or not plan_with(model, request.filled(model.defaults), self.host).lifted:
             self.shelf.lower()
             return
         try:

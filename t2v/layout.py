@@ -51,6 +51,11 @@ def size_of(network: nn.Module, dtype: torch.dtype, layout: Layout | None = None
     return sum(unit.size for unit in divided(network, dtype, None, layout).stay)
 
 
+def resident_of(network: nn.Module, dtype: torch.dtype, share: float, layout: Layout | None = None) -> int | None:
+    """Bytes that stay where a `share` of the units does, 0 to 1, as `placed` takes them; None for all."""
+    return None if share == 1 else int(share * size_of(network, dtype, layout))
+
+
 def taken(network: nn.Module, dtype: torch.dtype, resident: int | None, layout: Layout | None = None) -> Placing:
     """What `placed` with the same arguments will take where nothing is on the device yet."""
     stay, travel, rest = divided(network, dtype, resident, layout)

@@ -19,7 +19,7 @@ from t2v.float8 import usable
 from t2v.graphs import graphed
 from t2v.guidance import Network
 from t2v.hosts import Host
-from t2v.layout import layout_of, size_of
+from t2v.layout import layout_of, resident_of
 from t2v.memory import Ladder, MemoryPlan, UNetRung, downwards, rungs
 from t2v.models.autoencoder import AutoencoderKL
 from t2v.models.lora.merge import Mixture
@@ -124,7 +124,7 @@ class LeanUNet:
             return
         self.leave()
         layout = layout_of(self.unet, matrices(self.host))
-        resident = None if rung.share == 1 else int(rung.share * size_of(self.unet, self.host.dtype, layout))
+        resident = resident_of(self.unet, self.host.dtype, rung.share, layout)
         self.stack.enter_context(
             placed(self.unet, self.host.device, self.host.dtype, resident, pinned(self.unet, rung, self.host), layout))
         self.mixture.again()

@@ -24,8 +24,7 @@ from t2v import float8
 from t2v.alive import Activations
 from t2v.errors import T2VError
 from t2v.hosts import Host
-from t2v.layout import Placing, layout_of, taken
-from t2v.layout import size_of as size_of_units
+from t2v.layout import Placing, layout_of, resident_of, taken
 from t2v.memory import MemoryPlan, UNetRung, rungs, text_rungs
 from t2v.models import Model, catalog, fused
 from t2v.models.assembly import weights
@@ -254,7 +253,7 @@ def counted(network: nn.Module, dtype: torch.dtype, share: float, matrices: torc
 def placing(network: nn.Module, dtype: torch.dtype, share: float, matrices: torch.dtype | None = None) -> Placing:
     """What a network takes with a share of its weights on the device."""
     layout = layout_of(network, matrices)
-    return taken(network, dtype, None if share == 1 else int(share * size_of_units(network, dtype, layout)), layout)
+    return taken(network, dtype, resident_of(network, dtype, share, layout), layout)
 
 
 def pinned(unet: UNet3D, rung: UNetRung, host: Host) -> bool:

@@ -19,6 +19,6 @@ except (ImportError, RuntimeError):
 @pytest.fixture(scope="module", autouse=True)
 def past_is_kept() -> None:
     """Garbage is collected after every film and whenever memory runs out: among what a module's tests have made, not
-    among all that has been imported and cached before them, which takes seconds each time."""
+    among all that has been imported and cached before them, which is far more."""
     gc.collect()
     gc.freeze()

@@ -138,6 +138,7 @@ def test_channels_stay_last_through_convolutions_also_of_a_single_frame(
     monkeypatch.setattr(F, "conv2d", lambda x, *args: (seen.append(x), conv2d(x, *args))[1])
     layer(normal(*shape))
     assert [suggest_memory_format(x) for x in seen] == [torch.channels_last]
+    assert seen[0].stride() == torch.empty(seen[0].shape, memory_format=torch.channels_last).stride()  # as cuDNN looks
 
 
 # ---- sums in place, products at one go ----

@@ -4,8 +4,8 @@ Gray 2016, arXiv 1509.09308, section 4).
 Two neighbouring results of a kernel of three weights depend on four numbers. In another basis, of sums and differences
 of these, they take four multiplications instead of six, and in two directions 16 instead of 36: one matrix product for
 each, of all channels. It is exact but for rounding, and on a CPU, where products are what a layer waits for, it takes
-half to nine tenths of the time (benchmarks/README.md). A kernel is brought to the basis at every step: kept there, it
-would take 16/9 of its memory once more.
+0.67 to 0.95 of the time (benchmarks/README.md). A kernel is brought to the basis at every step: kept there, it would
+take 16/9 of its memory once more.
 """
 
 import math
